@@ -1,0 +1,165 @@
+package natty
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// acks brings the server's acknowledgements to the publishes that wait for them, over one
+// subscription. nats.go's requests do the same under the lock of the whole connection,
+// which many publishing goroutines feel; see docs/decisions.md.
+type acks struct {
+	sub    *nats.Subscription
+	prefix string // of the reply subjects, dot included
+
+	// mu guards what follows. It is never held while sending.
+	mu      sync.Mutex
+	next    uint64
+	pending map[uint64]*ackWaiter
+}
+
+// ackWaiter is one publish that waits. Who takes it out of pending owes it exactly one
+// answer, so that a waiter that gave up knows whether one is still to come.
+type ackWaiter struct {
+	subject string
+	answer  chan ackAnswer // buffered: answering never blocks
+}
+
+type ackAnswer struct {
+	msg *nats.Msg
+	err error
+}
+
+var ackWaiters = sync.Pool{New: func() any { return &ackWaiter{answer: make(chan ackAnswer, 1)} }}
+
+func newAcks(nc *nats.Conn) (*acks, error) {
+	a := &acks{prefix: nc.NewInbox() + ".", pending: map[uint64]*ackWaiter{}}
+	sub, err := nc.Subscribe(a.prefix+"*", a.receive)
+	if err != nil {
+		return nil, fmt.Errorf("natty: subscribe for acknowledgements: %w", err)
+	}
+	a.sub = sub
+	// One message per waiting publish at most: a limit could only lose answers.
+	return a, sub.SetPendingLimits(-1, -1)
+}
+
+// expect registers a publish and returns its waiter, token and reply subject.
+func (a *acks) expect(subject string) (*ackWaiter, uint64, string) {
+	w := ackWaiters.Get().(*ackWaiter) //nolint:forcetypeassert,errcheck // the pool holds nothing else
+	w.subject = subject
+	a.mu.Lock()
+	a.next++
+	token := a.next
+	a.pending[token] = w
+	a.mu.Unlock()
+	return w, token, a.prefix + strconv.FormatUint(token, 36)
+}
+
+// abandon stops waiting. An answer that got in just before is returned.
+func (a *acks) abandon(w *ackWaiter, token uint64) (ackAnswer, bool) {
+	a.mu.Lock()
+	_, waiting := a.pending[token]
+	delete(a.pending, token)
+	a.mu.Unlock()
+	defer ackWaiters.Put(w)
+	if waiting {
+		return ackAnswer{}, false
+	}
+	return <-w.answer, true
+}
+
+func (a *acks) receive(m *nats.Msg) {
+	token, err := strconv.ParseUint(m.Subject[len(a.prefix):], 36, 64)
+	if err != nil {
+		return
+	}
+	a.mu.Lock()
+	w := a.pending[token]
+	delete(a.pending, token)
+	a.mu.Unlock()
+	if w != nil {
+		w.answer <- ackAnswer{msg: m}
+	}
+}
+
+// fail answers the waiting publishes of a subject with err; all of them for "".
+func (a *acks) fail(subject string, err error) {
+	a.mu.Lock()
+	var failed []*ackWaiter
+	for token, w := range a.pending {
+		if subject == "" || w.subject == subject {
+			failed = append(failed, w)
+			delete(a.pending, token)
+		}
+	}
+	a.mu.Unlock()
+	for _, w := range failed {
+		w.answer <- ackAnswer{err: err}
+	}
+}
+
+func (a *acks) close() {
+	a.fail("", nats.ErrConnectionClosed)
+	_ = a.sub.Unsubscribe() // fails only on a closed connection, where it has no purpose
+}
+
+// errNoAck says that something answered that is not a stream.
+var errNoAck = errors.New("the answer is no acknowledgement of a stream; a service may be listening on the subject")
+
+// parseAck reads the server's answer to a publish.
+func parseAck(m *nats.Msg) (*jetstream.PubAck, error) {
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		return nil, nats.ErrNoResponders
+	}
+	if ack := parsePlainAck(string(m.Data)); ack != nil {
+		return ack, nil
+	}
+	var resp struct {
+		Error *jetstream.APIError `json:"error"`
+		jetstream.PubAck
+	}
+	if err := json.Unmarshal(m.Data, &resp); err != nil {
+		return nil, errNoAck
+	}
+	if resp.Error != nil {
+		return nil, resp.Error
+	}
+	if resp.Stream == "" {
+		return nil, errNoAck
+	}
+	return &resp.PubAck, nil
+}
+
+// parsePlainAck reads {"stream":"S","seq":1}, as nearly every answer is, or returns nil:
+// at a hundred thousand a second encoding/json is a large part of a publish's cost.
+func parsePlainAck(s string) *jetstream.PubAck {
+	s, ok := strings.CutPrefix(s, `{"stream":"`)
+	if !ok {
+		return nil
+	}
+	stream, s, ok := strings.Cut(s, `"`)
+	if !ok || stream == "" || strings.Contains(stream, `\`) {
+		return nil
+	}
+	s = strings.TrimPrefix(strings.TrimPrefix(s, ","), " ")
+	s, ok = strings.CutPrefix(s, `"seq":`)
+	if !ok {
+		return nil
+	}
+	s, ok = strings.CutSuffix(s, "}")
+	if !ok {
+		return nil
+	}
+	seq, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &jetstream.PubAck{Stream: stream, Sequence: seq}
+}

@@ -1,0 +1,170 @@
+package natty
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Error codes of the server (nats-server, server/errors.json) that decide something and have
+// no name, or only part of one, in nats.go. Never the text of an error: it changes between versions.
+const (
+	codeNoPeers           jetstream.ErrorCode = 10005
+	codeNotAvailable      jetstream.ErrorCode = 10008
+	codeNotLeader         jetstream.ErrorCode = 10009
+	codeAccountLimit      jetstream.ErrorCode = 10002
+	codeNoMemory          jetstream.ErrorCode = 10028
+	codeNoStorage         jetstream.ErrorCode = 10047
+	codeMsgTooLarge       jetstream.ErrorCode = 10054
+	codeWrongLastID       jetstream.ErrorCode = 10070
+	codeWrongLastSeq      jetstream.ErrorCode = 10071
+	codeStoreFailed       jetstream.ErrorCode = 10077
+	codeMaxAckPending     jetstream.ErrorCode = 10121
+	codeConsumerExists    jetstream.ErrorCode = 10148
+	codeDuplicateInFlight jetstream.ErrorCode = 10158
+	codeConcurrentLastSeq jetstream.ErrorCode = 10164
+)
+
+// apiTimeout bounds one request to JetStream's API, and all of a call whose ctx has no deadline.
+const apiTimeout = 5 * time.Second
+
+// errorCode returns the server's code in err, or 0.
+func errorCode(err error) jetstream.ErrorCode {
+	var apiErr *jetstream.APIError
+	if errors.As(err, &apiErr) {
+		return apiErr.ErrorCode
+	}
+	return 0
+}
+
+// passing reports whether an API request that failed with err may succeed when it is repeated as it is:
+// no connection, no leader, no answer.
+func passing(err error) bool {
+	switch errorCode(err) {
+	case codeNotAvailable, codeNotLeader:
+		return true
+	case 0:
+		return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
+			errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrDisconnected) ||
+			errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+	}
+	return false
+}
+
+// api sends a request to JetStream's API and returns the answer, or the server's error as a
+// *jetstream.APIError. It exists beside nats.go's typed calls for the answers that those lose parts of: a
+// configuration that is read, changed and written back must keep fields newer than nats.go.
+func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte, error) {
+	if err := c.link.wait(ctx, time.Time{}); err != nil {
+		return nil, err
+	}
+	var body []byte
+	if request != nil {
+		var err error
+		if body, err = json.Marshal(request); err != nil {
+			return nil, err
+		}
+	}
+	msg, err := c.nc.RequestWithContext(ctx, c.cfg.apiPrefix()+endpoint, body)
+	if err != nil {
+		return nil, err
+	}
+	var resp struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &resp); err != nil {
+		return nil, fmt.Errorf("unreadable answer from %s: %w", endpoint, err)
+	}
+	if resp.Error != nil {
+		return nil, resp.Error
+	}
+	return msg.Data, nil
+}
+
+// persist repeats an API call for as long as its error may pass, within ctx, or apiTimeout where ctx
+// has no deadline.
+func (c *Client) persist(ctx context.Context, call func(ctx context.Context) error) error {
+	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
+	defer cancel()
+	backoff := Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
+	for n := 1; ; n++ {
+		err := c.link.wait(ctx, time.Time{})
+		if err != nil {
+			return err
+		}
+		each, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err = call(each)
+		cancel()
+		if err == nil || !passing(err) {
+			return err
+		}
+		if sleep(ctx, backoff.delay(n)) != nil {
+			return fmt.Errorf("JetStream does not answer; is it enabled for this account: %w: %w", ctx.Err(), err)
+		}
+	}
+}
+
+func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// sleep waits for d, or returns ctx's error when that ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// query repeats an API request for as long as its error may pass, and decodes the answer.
+func (c *Client) query(ctx context.Context, endpoint string, request, answer any) error {
+	return c.persist(ctx, func(ctx context.Context) error {
+		data, err := c.api(ctx, endpoint, request)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(data, answer)
+	})
+}
+
+// streamsOf returns the names of the streams that hold messages of a subject, wildcards allowed.
+func (c *Client) streamsOf(ctx context.Context, subject string) ([]string, error) {
+	var names struct {
+		Streams []string `json:"streams"`
+	}
+	err := c.query(ctx, "STREAM.NAMES", map[string]string{"subject": subject}, &names)
+	return names.Streams, err
+}
+
+// storedMsg is a message as the stream's leader returns it.
+type storedMsg struct {
+	Sequence uint64 `json:"seq"`
+	Header   []byte `json:"hdrs"`
+}
+
+// leaderGet reads one message from the stream's leader. nats.go's reads may be answered by a replica
+// that lags behind (nats-server#6557), which is not enough where the answer decides.
+func (c *Client) leaderGet(ctx context.Context, stream string, request any) (*storedMsg, error) {
+	var resp struct {
+		Message *storedMsg `json:"message"`
+	}
+	if err := c.query(ctx, "STREAM.MSG.GET."+stream, request, &resp); err != nil {
+		return nil, err
+	}
+	if resp.Message == nil {
+		return nil, jetstream.ErrMsgNotFound
+	}
+	return resp.Message, nil
+}

@@ -1,0 +1,340 @@
+package natty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Handler handles one message. What it returns is the verdict: nil acknowledges the message, an error lets it
+// come again after the consumer's backoff, RetryAfter after a time of its own, Permanent never. A panic counts as
+// an error. A handler that settles the message itself (msg.Ack, msg.Nak, msg.Term) is respected, and its error then
+// only reported.
+//
+// ctx carries the values of the consumer's ctx and the Delivery. It outlives the consumer's: it ends when
+// DrainTimeout is over.
+type Handler func(ctx context.Context, msg *nats.Msg) error
+
+// ConsumerConfig says what to consume and how. Only a durable's name must be known, from here or from
+// Config.Name, and what to consume; everything else has a default.
+type ConsumerConfig struct {
+	// Stream is the stream to consume from. Default: the one that holds Subjects.
+	Stream string
+	// Durable is the consumer's name on the server, under which its position is kept. Instances
+	// that share it share the work. Default: made of Config.Name and the subject; required with several
+	// subjects.
+	Durable string
+	// Subjects are the subjects to receive, wildcards allowed. Default: all of Stream.
+	Subjects []string
+	// Concurrency is how many handlers run at once. Default 1.
+	Concurrency int
+	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
+	// handlers get through in about one second, at least one for each, at most 2,000.
+	MaxPollRecords int
+	// Heartbeat is how often the server shows that it is there while there are no messages. Default 5s, at
+	// least 100ms. Two missed ones in a row are looked into.
+	Heartbeat time.Duration
+	// AckWait is how long the server waits for a sign of life of a message before it gives it to another
+	// instance. Messages that wait here or are being handled give one three times in that time, however
+	// long they take: it bounds the time to recover from a crash, not the time to handle a message. Default 10s for a
+	// durable made here, else what it has.
+	AckWait time.Duration
+	// Backoff is the pause before a failed message comes again. Default 250ms to one minute.
+	Backoff Backoff
+	// DrainTimeout is how long handlers get to finish at the end, before their ctx ends. Default 20s.
+	DrainTimeout time.Duration
+	// DeliverPolicy says where a durable that is made here begins: all (default), new, last, or
+	// last per subject.
+	DeliverPolicy jetstream.DeliverPolicy
+	// OnError is told what goes wrong without ending the consumer: handlers' errors as *HandlerError, and what the
+	// supervision saw and mended. It is called from one goroutine; when it is slow, errors beyond 256 are logged
+	// only.
+	OnError func(error)
+}
+
+const (
+	defaultHeartbeat    = 5 * time.Second
+	defaultDrainTimeout = 20 * time.Second
+	// endGrace is how long handlers get to notice that their ctx has ended.
+	endGrace = time.Second
+)
+
+func (cfg ConsumerConfig) withDefaults(service string) ConsumerConfig {
+	if cfg.Durable == "" && service != "" {
+		switch {
+		case len(cfg.Subjects) == 1:
+			cfg.Durable = derivedDurable(service, cfg.Subjects[0])
+		case len(cfg.Subjects) == 0 && cfg.Stream != "":
+			cfg.Durable = derivedDurable(service, ">")
+		}
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 1
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = defaultHeartbeat
+	}
+	if cfg.DrainTimeout == 0 {
+		cfg.DrainTimeout = defaultDrainTimeout
+	}
+	cfg.Backoff = cfg.Backoff.withDefaults()
+	return cfg
+}
+
+// Consume calls cb for every message of subject, one at a time, until ctx ends or the Client is closed; it returns as
+// Process does. A message is acknowledged when cb returns, unless cb settled it. When cb panics the
+// message comes again later. Errors go to errorCh, which may be nil; one that is full never holds anything up,
+// what finds no room is logged.
+//
+// The durable is made of Config.Name and the subject, and is never deleted.
+func (c *Client) Consume(ctx context.Context, subject string, errorCh chan error, cb func(msg *nats.Msg)) error {
+	if cb == nil {
+		return &ConfigError{Field: "cb", Reason: "is nil; give a function that handles a message"}
+	}
+	cfg := ConsumerConfig{Subjects: []string{subject}}
+	if errorCh != nil {
+		cfg.OnError = func(err error) {
+			select {
+			case errorCh <- err:
+			default:
+				c.log.Warn("natty: errorCh is full, an error was not delivered", "error", err)
+			}
+		}
+	}
+	return c.Process(ctx, cfg, func(_ context.Context, msg *nats.Msg) error {
+		cb(msg)
+		return nil
+	})
+}
+
+// Process calls h for the messages of a durable consumer, which is made if it is missing, until ctx ends or the Client
+// is closed. Of an existing durable it changes what cfg sets and leaves the rest as it is; what cannot be changed is a
+// *DriftError. It never deletes one.
+//
+// It survives lost connections, restarts of servers and changes of leaders. A configuration that cannot work, a
+// subject that no stream holds (ErrNoStream), and a durable or stream that is deleted under it end it with an error.
+//
+// At the end of ctx it stops pulling, hands back at once what no handler has begun, and lets running handlers
+// finish within DrainTimeout; then it returns nil. When some were still running, their ctx ends and the
+// error wraps ErrDrainTimeout.
+func (c *Client) Process(ctx context.Context, cfg ConsumerConfig, h Handler) error {
+	if h == nil {
+		return &ConfigError{Field: "h", Reason: "is nil; give a function that handles a message"}
+	}
+	cfg = cfg.withDefaults(c.cfg.Name)
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	e := newEngine(c, cfg, h)
+	if err := c.enter(e); err != nil {
+		return err
+	}
+	defer c.leave(e)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+	return e.run(ctx)
+}
+
+// engine is one running consumer. It owns every goroutine it starts and waits for them, except for
+// handlers that outlive DrainTimeout.
+type engine struct {
+	c        *Client
+	cfg      ConsumerConfig
+	handler  Handler
+	durable  durable
+	dispatch *dispatch
+	puller   *puller
+	reports  *reports
+	kick     chan struct{}   // there may be room for more messages
+	base     context.Context //nolint:containedctx // what handlers' ctx are made of
+	endBase  context.CancelCauseFunc
+
+	lastMessage atomic.Int64 // Unix nanoseconds
+
+	// mu guards what follows.
+	mu     sync.Mutex
+	owed   []func(...nats.AckOpt) error // verdicts that found no connection
+	health ConsumerHealth
+}
+
+func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
+	return &engine{
+		c: c, cfg: cfg, handler: h,
+		dispatch: newDispatch(),
+		kick:     make(chan struct{}, 1),
+		health: ConsumerHealth{
+			Stream: cfg.Stream, Durable: cfg.Durable, State: ConsumerStarting, Since: time.Now(),
+		},
+	}
+}
+
+// run finds the stream, makes the durable, consumes until ctx ends, and cleans up.
+func (e *engine) run(ctx context.Context) error {
+	e.reports = newReports(e.cfg.OnError)
+	defer e.reports.close()
+	if err := e.prepare(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	e.base, e.endBase = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), handlerOf{}, e.c))
+	defer e.endBase(nil)
+	var err error
+	if e.puller, err = newPuller(e.c, e.durable, e.cfg.Heartbeat, e.byteBudget(), e.receive, e.more); err != nil {
+		return err
+	}
+	for range e.cfg.Concurrency {
+		go e.work()
+	}
+	e.setState(ConsumerRunning)
+	err = e.supervise(ctx)
+	e.setState(ConsumerStopping)
+	return errors.Join(err, e.stop())
+}
+
+// prepare finds out what to consume. A server that is not there or has no leader yet is waited for.
+func (e *engine) prepare(ctx context.Context) error {
+	for n := 1; ; n++ {
+		err := e.ensure(ctx)
+		if err == nil || !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		e.report(err)
+		if sleep(ctx, retryPrepare.delay(n)) != nil {
+			return err
+		}
+	}
+}
+
+var retryPrepare = Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}
+
+func (e *engine) ensure(ctx context.Context) error {
+	if err := e.c.link.wait(ctx, time.Time{}); err != nil {
+		return fmt.Errorf("natty: consume %q: %w", e.cfg.Durable, err)
+	}
+	stream, err := e.c.findStream(ctx, e.cfg)
+	if err != nil {
+		return err
+	}
+	e.durable, err = e.c.ensureDurable(ctx, stream, e.cfg)
+	if err == nil {
+		e.mu.Lock()
+		e.health.Stream = stream
+		e.mu.Unlock()
+	}
+	return err
+}
+
+// work handles messages until there are no more.
+func (e *engine) work() {
+	normal := false
+	defer func() {
+		if !normal { // runtime.Goexit in a handler ends this goroutine, not the work
+			go e.work()
+		}
+	}()
+	for {
+		h, ok := e.dispatch.next()
+		if !ok {
+			normal = true
+			return
+		}
+		e.handle(h)
+	}
+}
+
+// receive takes a message from the puller.
+func (e *engine) receive(m *nats.Msg) {
+	h := &held{msg: m, reply: m.Reply, size: m.Size()}
+	h.Context = e.base
+	h.d, _ = parseDelivery(m.Reply)
+	e.lastMessage.Store(e.puller.heard.Load())
+	switch e.dispatch.push(h) {
+	case taken, repeated:
+	case refused:
+		e.handBack(h)
+	}
+}
+
+// handBack gives a message to another instance at once.
+func (e *engine) handBack(h *held) { e.tell(h.msg.Nak) }
+
+// more wakes the supervision, if it would have something to do.
+func (e *engine) more() {
+	if !e.puller.idle() {
+		return
+	}
+	if e.room() <= 0 {
+		return
+	}
+	select {
+	case e.kick <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends the consumer in phases; see Process.
+func (e *engine) stop() error {
+	drained := e.puller.stop()
+	for _, h := range e.dispatch.close() {
+		e.handBack(h)
+	}
+	left := e.drain(drained)
+	e.flush()
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("natty: consumer %q: %d handlers: %w (%v)", e.cfg.Durable, left, ErrDrainTimeout, e.cfg.DrainTimeout)
+}
+
+// drain waits for what is on its way and for running handlers, whose messages it keeps alive, and returns how many
+// handlers outlived DrainTimeout.
+func (e *engine) drain(drained <-chan struct{}) (left int) {
+	tick := time.NewTicker(e.tick())
+	defer tick.Stop()
+	deadline := time.NewTimer(e.cfg.DrainTimeout)
+	defer deadline.Stop()
+	idle := e.dispatch.idle
+	for idle != nil || drained != nil {
+		select {
+		case <-drained:
+			drained = nil
+		case <-idle:
+			idle = nil
+			// A connection that is dead brings nothing and says nothing.
+			deadline.Reset(min(e.cfg.DrainTimeout, endGrace))
+		case <-tick.C:
+			e.reportProgress()
+			e.tellOwed()
+		case <-deadline.C:
+			if idle == nil || left > 0 {
+				return left
+			}
+			if left = e.dispatch.inHandlers(); left == 0 {
+				return 0
+			}
+			e.endBase(ErrDrainTimeout)
+			deadline.Reset(endGrace)
+		}
+	}
+	return left
+}
+
+// flush makes sure that the last verdicts have reached the server.
+func (e *engine) flush() {
+	e.tellOwed()
+	if !e.c.link.up.Load() {
+		return
+	}
+	if err := e.c.nc.FlushTimeout(flushTimeout); err != nil {
+		e.report(fmt.Errorf("natty: consumer %q: the last verdicts may not have reached the server, their messages come again: %w", e.cfg.Durable, err))
+	}
+}

@@ -1,0 +1,206 @@
+package natty
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// resource is a stream or a consumer that is to be there with certain settings.
+type resource struct {
+	kind, name   string
+	want         map[string]any // the settings asked for, by JSON name
+	info, update string         // the API's endpoints
+	body         func(merged any) any
+	fixed        []string // settings that no version of the server changes
+	create       func(ctx context.Context) error
+	// accept may refuse what is there, or bring it into the form of want, before the two are compared.
+	accept func(have map[string]any) error
+}
+
+// converge makes r if it is missing, and else changes what differs. It works on raw JSON: what nats.go's
+// types do not know must survive being read and written (as in nats.ex#162, where an update
+// wiped newer settings).
+func (c *Client) converge(ctx context.Context, r resource) error {
+	for {
+		have, err := c.currentConfig(ctx, r.info)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound) && r.kind == "stream", errors.Is(err, jetstream.ErrConsumerNotFound):
+			err = c.persist(ctx, r.create)
+			if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errorCode(err) == codeConsumerExists {
+				continue // another instance was faster: compare with what it made
+			}
+			return named(r, err)
+		case err != nil:
+			return named(r, err)
+		}
+		if r.accept != nil {
+			if err := r.accept(have); err != nil {
+				return err
+			}
+		}
+		diffs := differences(have, r.want)
+		if len(diffs) == 0 {
+			return nil
+		}
+		merged := merge(have, r.want)
+		err = c.query(ctx, r.update, r.body(merged), &struct{}{})
+		var refused *jetstream.APIError
+		if errors.As(err, &refused) && !passing(err) {
+			return drift(r, diffs, err)
+		}
+		return named(r, err)
+	}
+}
+
+func named(r resource, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("natty: %s %q: %w", r.kind, r.name, err)
+}
+
+// drift says which of the differences are to blame for the server's refusal: those known to be fixed, or
+// else, since the server names at most one, all.
+func drift(r resource, diffs []Difference, refusal error) error {
+	fixed := slices.DeleteFunc(slices.Clone(diffs), func(d Difference) bool { return !slices.Contains(r.fixed, d.Field) })
+	if len(fixed) > 0 {
+		diffs = fixed
+	}
+	return &DriftError{Kind: r.kind, Name: r.name, Differences: diffs, Err: refusal}
+}
+
+// currentConfig returns the configuration that the server has, whole. Numbers stay as they are written, so that
+// large ones are not rounded.
+func (c *Client) currentConfig(ctx context.Context, endpoint string) (map[string]any, error) {
+	var raw struct {
+		Config json.RawMessage `json:"config"`
+	}
+	if err := c.query(ctx, endpoint, nil, &raw); err != nil {
+		return nil, err
+	}
+	return decodeObject(raw.Config)
+}
+
+func decodeObject(data []byte) (map[string]any, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var m map[string]any
+	return m, dec.Decode(&m)
+}
+
+// settings returns what is set in a configuration of nats.go: what is not zero, and the kinds.
+func settings(cfg any, kinds ...string) (map[string]any, error) {
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("natty: encode configuration: %w", err)
+	}
+	all, err := decodeObject(data)
+	if err != nil {
+		return nil, fmt.Errorf("natty: encode configuration: %w", err)
+	}
+	maps.DeleteFunc(all, func(name string, v any) bool { return isZero(v) && !slices.Contains(kinds, name) })
+	return all, nil
+}
+
+func isZero(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case bool:
+		return !v
+	case string:
+		return v == ""
+	case json.Number:
+		return v == "0"
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// unordered are lists that are sets.
+var unordered = []string{"subjects", "filter_subjects"}
+
+// differences lists, sorted by name, the settings of want that have does not hold.
+func differences(have, want map[string]any) []Difference {
+	var diffs []Difference
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if h := have[name]; !holds(h, want[name], slices.Contains(unordered, name)) {
+			diffs = append(diffs, Difference{Field: name, Have: asJSON(h), Want: asJSON(want[name])})
+		}
+	}
+	return diffs
+}
+
+// holds reports whether have is what want asks for; of an object only the keys in want count, since the server
+// adds defaults.
+func holds(have, want any, asSet bool) bool {
+	switch want := want.(type) {
+	case map[string]any:
+		h, ok := have.(map[string]any)
+		if !ok {
+			return false
+		}
+		for k, w := range want {
+			if !holds(h[k], w, false) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		h, ok := have.([]any)
+		if !ok || len(h) != len(want) {
+			return false
+		}
+		if asSet {
+			h, want = sorted(h), sorted(want)
+		}
+		for i := range want {
+			if !holds(h[i], want[i], false) {
+				return false
+			}
+		}
+		return true
+	}
+	return reflect.DeepEqual(have, want) || isZero(have) && isZero(want)
+}
+
+func sorted(list []any) []any {
+	return slices.SortedFunc(slices.Values(list), func(a, b any) int { return bytes.Compare([]byte(asJSON(a)), []byte(asJSON(b))) })
+}
+
+func asJSON(v any) string {
+	if v == nil {
+		return "not set"
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(data)
+}
+
+// merge returns have with want put over it; objects, such as metadata, key by key.
+func merge(have, want map[string]any) map[string]any {
+	merged := maps.Clone(have)
+	for k, w := range want {
+		wm, isObject := w.(map[string]any)
+		hm, has := merged[k].(map[string]any)
+		if isObject && has {
+			merged[k] = merge(hm, wm)
+		} else {
+			merged[k] = w
+		}
+	}
+	return merged
+}

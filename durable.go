@@ -1,0 +1,196 @@
+package natty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	defaultAckWait = 10 * time.Second
+	// Delayed retries count as ack-pending, so that the server's default of 1,000 lets a thousand failing
+	// messages stall a consumer (nats-server#6093).
+	maxAckPending = 20_000
+)
+
+// durable is a consumer on the server.
+type durable struct {
+	stream, name string
+	config       jetstream.ConsumerConfig // as the server has it
+}
+
+// ackWait is how long the server waits for a sign of life of a message before it delivers it again. BackOff,
+// which another client may have set, overrides AckWait.
+func (d durable) ackWait() time.Duration {
+	w := d.config.AckWait
+	for _, b := range d.config.BackOff {
+		w = min(w, b)
+	}
+	return max(w, time.Millisecond)
+}
+
+// findStream returns the one stream that holds all of cfg's subjects.
+func (c *Client) findStream(ctx context.Context, cfg ConsumerConfig) (string, error) {
+	if cfg.Stream != "" {
+		exists, err := c.streamExists(ctx, cfg.Stream)
+		if err == nil && !exists {
+			err = fmt.Errorf("%w: there is no stream of this name; make it with EnsureStream, or check stream_name", ErrNoStream)
+		}
+		if err != nil {
+			return "", fmt.Errorf("natty: stream %q: %w", cfg.Stream, err)
+		}
+		return cfg.Stream, nil
+	}
+	found := ""
+	for _, subject := range cfg.Subjects {
+		streams, err := c.streamsOf(ctx, subject)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("natty: look up the stream of %q: %w", subject, err)
+		case len(streams) == 0:
+			return "", fmt.Errorf("natty: %q: %w; make one with EnsureStream, or check the subject", subject, ErrNoStream)
+		case len(streams) > 1:
+			return "", &ConfigError{Field: "subjects", Value: subject, Reason: "is held by the streams " + strings.Join(streams, " and ") + "; set stream_name to the one to consume"}
+		case found != "" && found != streams[0]:
+			return "", &ConfigError{Field: "subjects", Value: subject, Reason: fmt.Sprintf("is in stream %s and others are in %s; run one consumer for each stream", streams[0], found)}
+		}
+		found = streams[0]
+	}
+	return found, nil
+}
+
+// ensureDurable makes the durable of cfg, or converges what cfg sets.
+func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerConfig) (durable, error) {
+	d := durable{stream: stream, name: cfg.Durable}
+	fresh := jetstream.ConsumerConfig{
+		Durable:        cfg.Durable,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        cfg.AckWait,
+		DeliverPolicy:  cfg.DeliverPolicy,
+		FilterSubjects: cfg.Subjects,
+		MaxDeliver:     -1,
+	}
+	want, err := settings(fresh, "ack_policy")
+	if err != nil {
+		return d, err
+	}
+	delete(want, "max_deliver") // for a new one only: another's limit is not ours to lift
+	if cfg.DeliverPolicy == jetstream.DeliverAllPolicy {
+		delete(want, "deliver_policy") // "all" when not set
+	}
+	if fresh.AckWait == 0 {
+		fresh.AckWait = defaultAckWait
+	}
+	if len(fresh.FilterSubjects) == 1 {
+		fresh.FilterSubject, fresh.FilterSubjects = fresh.FilterSubjects[0], nil
+	}
+	err = c.converge(ctx, resource{
+		kind: "consumer", name: d.name, want: want,
+		info:   "CONSUMER.INFO." + stream + "." + d.name,
+		update: "CONSUMER.CREATE." + stream + "." + d.name,
+		body: func(merged any) any {
+			return map[string]any{"stream_name": stream, "config": merged, "action": "update"}
+		},
+		fixed:  []string{"ack_policy", "deliver_policy"},
+		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, fresh) },
+		accept: func(have map[string]any) error { return acceptDurable(d.name, have) },
+	})
+	if err != nil {
+		return d, err
+	}
+	if err := c.refresh(ctx, &d); err != nil {
+		return d, fmt.Errorf("natty: consumer %q: %w", d.name, err)
+	}
+	return d, nil
+}
+
+// refresh reads d's configuration from the server.
+func (c *Client) refresh(ctx context.Context, d *durable) error {
+	var info struct {
+		Config jetstream.ConsumerConfig `json:"config"`
+	}
+	err := c.query(ctx, "CONSUMER.INFO."+d.stream+"."+d.name, nil, &info)
+	if err == nil {
+		d.config = info.Config
+	}
+	return err
+}
+
+// createDurable makes a consumer with as much room for unacknowledged messages as the server allows. What that is
+// it says only in the text of its refusal: halving finds it well enough.
+func (c *Client) createDurable(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) error {
+	for cfg.MaxAckPending = maxAckPending; ; cfg.MaxAckPending /= 2 {
+		_, err := c.js.CreateConsumer(ctx, stream, cfg)
+		if errorCode(err) != codeMaxAckPending || cfg.MaxAckPending == 1 {
+			return err
+		}
+	}
+}
+
+// acceptDurable refuses a push consumer, and writes the one-filter form as a list.
+func acceptDurable(name string, have map[string]any) error {
+	if v, push := have["deliver_subject"]; push {
+		return &DriftError{
+			Kind: "consumer", Name: name,
+			Differences: []Difference{{Field: "deliver_subject", Have: asJSON(v), Want: asJSON(nil)}},
+			Err:         errors.New("it is a push consumer"),
+		}
+	}
+	if one, ok := have["filter_subject"]; ok {
+		have["filter_subjects"] = []any{one}
+		delete(have, "filter_subject")
+	}
+	return nil
+}
+
+// validate reports the first setting that cannot work. It expects defaults to be filled in.
+func (cfg ConsumerConfig) validate() error {
+	for _, s := range cfg.Subjects {
+		if wrong := validFilter(s); wrong != "" {
+			return &ConfigError{Field: "subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
+		}
+	}
+	switch {
+	case len(cfg.Subjects) == 0 && cfg.Stream == "":
+		return &ConfigError{Field: "subjects", Reason: "nothing to consume; set subjects, or stream_name for a whole stream"}
+	case cfg.Durable == "" && len(cfg.Subjects) > 1:
+		return &ConfigError{Field: "consumer_group", Reason: "(Durable) is required with several subjects; give the durable a name"}
+	case cfg.Durable == "":
+		return &ConfigError{Field: "consumer_group", Reason: "the durable has no name: set Config.Name, from which natty derives one, or ConsumerConfig.Durable"}
+	case cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy, cfg.DeliverPolicy == jetstream.DeliverByStartTimePolicy:
+		return &ConfigError{Field: "deliver_policy", Value: cfg.DeliverPolicy.String(), Reason: "needs a value that has no place here; use all, new, last or last_per_subject, or make the durable with JetStream() first"}
+	}
+	names := map[string]string{"stream_name": cfg.Stream, "consumer_group": cfg.Durable}
+	for field, name := range names {
+		if wrong := validName(name); wrong != "" {
+			return &ConfigError{Field: field, Value: name, Reason: wrong + "; use letters, digits, - and _"}
+		}
+	}
+	for field, n := range map[string]int64{
+		"concurrency": int64(cfg.Concurrency), "max_poll_records": int64(cfg.MaxPollRecords),
+	} {
+		if n < 0 {
+			return negative(field, n)
+		}
+	}
+	durations := map[string]time.Duration{
+		"heartbeat_interval": cfg.Heartbeat, "ack_wait": cfg.AckWait, "drain_timeout": cfg.DrainTimeout,
+		"backoff_min": cfg.Backoff.Min, "backoff_max": cfg.Backoff.Max,
+	}
+	for field, d := range durations {
+		if d < 0 {
+			return negative(field, d)
+		}
+	}
+	switch {
+	case cfg.Backoff.Max < cfg.Backoff.Min:
+		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
+	case cfg.Heartbeat < minHeartbeat:
+		return &ConfigError{Field: "heartbeat_interval", Value: cfg.Heartbeat.String(), Reason: "is below " + minHeartbeat.String() + ", the least the server sends"}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package natty
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Errors that callers tell apart with errors.Is. Server errors and those of
+// nats.go stay in the chain below them, so that both match.
+var (
+	// ErrNoStream says that no stream holds the subject, or that the named
+	// stream does not exist.
+	ErrNoStream = errors.New("no stream holds the subject")
+	// ErrTooLarge says that a message is over the server's or its stream's
+	// size limit. It was not stored.
+	ErrTooLarge = errors.New("message too large")
+	// ErrStreamFull says that a limit of the stream or of the account keeps the
+	// server from storing the message.
+	ErrStreamFull = errors.New("stream full")
+	// ErrOutcomeUnknown says that a message was sent and not acknowledged: it may
+	// be stored. Publishing it again with the same message id inside the
+	// stream's duplicate window is safe.
+	ErrOutcomeUnknown = errors.New("outcome unknown: the message may be stored")
+	// ErrDrainTimeout says that handlers were still running when DrainTimeout ended.
+	ErrDrainTimeout = errors.New("handlers outlived the drain timeout")
+	// ErrClosed says that the Client was closed, or that its connection is gone
+	// for good (DisableReconnect).
+	ErrClosed = errors.New("client closed")
+)
+
+// ConfigError reports a setting or an argument that can never work. Field names it as
+// a Config field or a parameter, Value is what was found (never a secret), Reason
+// says what is wrong and what to do.
+type ConfigError struct {
+	Field  string
+	Value  string
+	Reason string
+	Err    error // the cause, or nil
+}
+
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	b.WriteString("natty: " + e.Field)
+	if e.Value != "" {
+		fmt.Fprintf(&b, " %q", e.Value)
+	}
+	b.WriteString(": " + e.Reason)
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	return b.String()
+}
+
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Difference is one setting of a stream or durable that is not as asked for.
+type Difference struct {
+	Field string // the JSON name of the setting, as the nats command line shows it
+	Have  string // what the server has, as JSON
+	Want  string // what was asked for, as JSON
+}
+
+// DriftError reports a stream or durable that exists with settings that differ
+// from those asked for and cannot be changed.
+type DriftError struct {
+	Kind        string // "stream" or "consumer"
+	Name        string
+	Differences []Difference
+	Err         error // the server's refusal, or nil
+}
+
+func (e *DriftError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "natty: %s %q exists with settings that cannot be changed", e.Kind, e.Name)
+	for i, d := range e.Differences {
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		fmt.Fprintf(&b, "%s%s is %s, wanted %s", sep, d.Field, d.Have, d.Want)
+	}
+	fmt.Fprintf(&b, "; ask for what is there, or delete the %s and let it be made again", e.Kind)
+	if e.Err != nil {
+		fmt.Fprintf(&b, " (server: %v)", e.Err)
+	}
+	return b.String()
+}
+
+func (e *DriftError) Unwrap() error { return e.Err }
+
+// PublishError is the type of every error that Publish and PublishMsg return.
+type PublishError struct {
+	Subject string
+	// MsgID is the Nats-Msg-Id the message was sent with, empty if it was never sent.
+	MsgID string
+	// Unknown means that the message may be stored: publish it again with MsgID to
+	// be sure. The error then matches ErrOutcomeUnknown too.
+	Unknown bool
+	Err     error
+}
+
+func (e *PublishError) Error() string {
+	if e.Unknown {
+		return fmt.Sprintf("natty: publish to %q (message id %s): %v: %v", e.Subject, e.MsgID, ErrOutcomeUnknown, e.Err)
+	}
+	return fmt.Sprintf("natty: publish to %q: %v", e.Subject, e.Err)
+}
+
+// Unwrap gives the cause, and ErrOutcomeUnknown where it applies.
+func (e *PublishError) Unwrap() []error {
+	if e.Unknown {
+		return []error{ErrOutcomeUnknown, e.Err}
+	}
+	return []error{e.Err}
+}
+
+// HandlerError reports a delivery that its handler did not accept. It goes to
+// ConsumerConfig.OnError and to the log.
+type HandlerError struct {
+	Subject  string
+	Delivery Delivery
+	// Stack is where the handler panicked, or nil if it returned an error.
+	Stack []byte
+	// Final means that the message is not delivered again.
+	Final bool
+	Err   error
+}
+
+func (e *HandlerError) Error() string {
+	what := "failed"
+	switch {
+	case e.Stack != nil:
+		what = "panicked"
+	case e.Final:
+		what = "failed for good"
+	}
+	return fmt.Sprintf("natty: handler %s on %q (stream %s, sequence %d, attempt %d): %v",
+		what, e.Subject, e.Delivery.Stream, e.Delivery.Sequence, e.Delivery.Attempt, e.Err)
+}
+
+func (e *HandlerError) Unwrap() error { return e.Err }
+
+// Permanent marks err as final: the message is not tried again. It is terminated,
+// and err is reported. A nil err still is a failure.
+func Permanent(err error) error {
+	if err == nil {
+		err = errors.New("permanent failure")
+	}
+	return &verdict{err: err, permanent: true}
+}
+
+// RetryAfter asks for the message again after d instead of the consumer's backoff;
+// zero or less means at once. A nil err still is a failure, a way to say
+// "not yet".
+func RetryAfter(d time.Duration, err error) error {
+	if err == nil {
+		err = errors.New("not yet")
+	}
+	return &verdict{err: err, after: max(d, 0)}
+}
+
+// verdict is an error that says what is to become of its message.
+type verdict struct {
+	err       error
+	permanent bool
+	after     time.Duration
+}
+
+func (v *verdict) Error() string { return v.err.Error() }
+func (v *verdict) Unwrap() error { return v.err }

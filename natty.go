@@ -1,0 +1,221 @@
+package natty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Publisher is the role of a service that sends. A Client has it.
+type Publisher interface {
+	Publish(ctx context.Context, subject string, data []byte, opts ...jetstream.PublishOpt) error
+	PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error)
+}
+
+// Consumer is the role of a service that receives. A Client has it.
+type Consumer interface {
+	Consume(ctx context.Context, subject string, errorCh chan error, cb func(msg *nats.Msg)) error
+	Process(ctx context.Context, cfg ConsumerConfig, h Handler) error
+}
+
+var (
+	_ Publisher = (*Client)(nil)
+	_ Consumer  = (*Client)(nil)
+)
+
+// Client is a connection to NATS and everything that natty runs on it. Its methods may be
+// called from many goroutines. Make one with Connect, share it, Close it.
+type Client struct {
+	cfg  Config
+	log  *slog.Logger
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	conn *conn // what keeps nc alive
+	link *link
+	acks *acks
+	ids  *msgIDs
+
+	closeOnce sync.Once
+	closed    chan struct{} // closed when Close has done everything; closeErr is set then
+	closeErr  error
+
+	life context.Context //nolint:containedctx // ends when Close begins: the other end of every run's ctx
+	end  context.CancelFunc
+
+	// mu guards engines. It is never held across I/O.
+	mu      sync.Mutex
+	engines map[*engine]struct{} // running consumers
+	idle    *sync.Cond           // signalled when engines gets smaller
+}
+
+// Connect connects to the servers of cfg. It waits for one until ctx ends, then
+// returns an error that says why there was none. It returns at once when cfg can never work, and
+// when every server says that this client may not come in: refused login, unknown authority or
+// wrong host name in the server's certificate, refused client certificate, TLS on one side only.
+//
+// An established connection is kept for ever: a lost one is made again with jittered pauses of at most
+// about 2s, also through authentication errors, unless Config.DisableReconnect is set.
+//
+// With Config.LazyConnect it returns at once; why there is no connection yet is then found in
+// Health, in the log and in the errors of the calls that wait for one.
+func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
+	o := options{log: slog.Default()}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg:     cfg,
+		log:     o.log,
+		link:    newLink(),
+		ids:     newMsgIDs(),
+		closed:  make(chan struct{}),
+		engines: map[*engine]struct{}{},
+	}
+	c.idle = sync.NewCond(&c.mu)
+	c.life, c.end = context.WithCancel(context.Background())
+	if err := c.open(ctx, o); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// open makes or adopts the connection and what depends on it.
+func (c *Client) open(ctx context.Context, o options) (err error) {
+	if c.conn, err = dial(ctx, c.cfg, o, c.link, c.log); err != nil {
+		return err
+	}
+	c.nc = c.conn.nc
+	defer func() {
+		if err != nil {
+			c.conn.close()
+		}
+	}()
+	if !c.cfg.LazyConnect {
+		if err := c.conn.await(ctx); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.cfg.Domain != "":
+		c.js, err = jetstream.NewWithDomain(c.nc, c.cfg.Domain)
+	case c.cfg.APIPrefix != "":
+		c.js, err = jetstream.NewWithAPIPrefix(c.nc, c.cfg.APIPrefix)
+	default:
+		c.js, err = jetstream.New(c.nc)
+	}
+	if err != nil {
+		return fmt.Errorf("natty: JetStream: %w", err)
+	}
+	if c.acks, err = newAcks(c.nc); err != nil {
+		return err
+	}
+	c.conn.attach(c.acks)
+	return nil
+}
+
+// Conn returns the connection below, for what natty leaves to nats.go: plain publish and
+// subscribe, requests, micro services. Closing it ends the Client.
+func (c *Client) Conn() *nats.Conn { return c.nc }
+
+// JetStream returns nats.go's JetStream on the same connection, with Config's Domain or APIPrefix,
+// for what natty leaves to it: administration, ordered consumers, fetches.
+func (c *Client) JetStream() jetstream.JetStream { return c.js }
+
+// Format implements fmt.Formatter, so that a printed Client does not show the secrets within.
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "natty.Client(%s)", c.cfg.Name)
+}
+
+// handlerOf marks the ctx of a handler with its Client.
+type handlerOf struct{}
+
+// Close ends everything that runs on the Client: consumers stop pulling, hand back what they have not
+// begun, and their handlers get DrainTimeout to finish; then the connection is flushed and closed
+// (one given by WithConn is flushed and left open). When ctx ends before, Close closes the connection all
+// the same and returns ctx's error. Publishing is possible until the handlers have ended.
+//
+// Close may be called again, and from several goroutines: all calls wait for the one
+// shutdown. Called with a handler's own ctx it returns an error at once, since it would wait for that
+// handler.
+func (c *Client) Close(ctx context.Context) error {
+	if ctx.Value(handlerOf{}) == c {
+		return errors.New("natty: Close called with the ctx of a handler, which it would wait for; call it from outside")
+	}
+	c.closeOnce.Do(func() { go c.shutdown(ctx) })
+	select {
+	case <-c.closed:
+		return c.closeErr
+	case <-ctx.Done():
+	}
+	// The shutdown may belong to another call, whose ctx goes on.
+	c.conn.close()
+	select {
+	case <-c.closed:
+		return c.closeErr
+	default:
+		return fmt.Errorf("natty: close: %w", ctx.Err())
+	}
+}
+
+func (c *Client) shutdown(ctx context.Context) {
+	defer close(c.closed)
+	c.mu.Lock()
+	c.end() // under the lock, so that enter sees it
+	c.mu.Unlock()
+
+	stop := context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.idle.Broadcast()
+	})
+	defer stop()
+	c.mu.Lock()
+	for len(c.engines) > 0 && ctx.Err() == nil {
+		c.idle.Wait()
+	}
+	left := len(c.engines)
+	c.mu.Unlock()
+
+	if left > 0 {
+		c.closeErr = fmt.Errorf("natty: close: %d consumers still had handlers running: %w", left, ctx.Err())
+	} else if c.link.up.Load() {
+		flushCtx, cancel := context.WithTimeout(ctx, flushTimeout)
+		defer cancel()
+		if err := c.nc.FlushWithContext(flushCtx); err != nil {
+			c.closeErr = fmt.Errorf("natty: close: the last acknowledgements may not have reached the server: %w", err)
+		}
+	}
+	c.acks.close()
+	c.conn.close()
+}
+
+// flushTimeout bounds the wait for the server to have seen what was sent last.
+const flushTimeout = 5 * time.Second
+
+// enter registers a consumer that begins to run, unless the Client is closing.
+func (c *Client) enter(e *engine) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return fmt.Errorf("natty: %w", ErrClosed)
+	}
+	c.engines[e] = struct{}{}
+	return nil
+}
+
+func (c *Client) leave(e *engine) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.engines, e)
+	c.idle.Broadcast()
+}

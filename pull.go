@@ -1,0 +1,199 @@
+package natty
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// pullExpiry is how long a pull request waits at the server for messages.
+	pullExpiry = 30 * time.Second
+	// minHeartbeat is the least idle heartbeat that the server accepts.
+	minHeartbeat = 100 * time.Millisecond
+)
+
+// puller asks the server for messages of one durable: one request at a time, of a size chosen anew
+// each time. It speaks the pull protocol (ADR-13, ADR-37) on a subscription of its own, since nats.go's Fetch and
+// Consume both drop at their end what is still on its way, which then waits for AckWait; see
+// docs/decisions.md.
+type puller struct {
+	nc      *nats.Conn
+	subject string // of pull requests
+	inbox   string // of answers, dot included
+	sub     *nats.Subscription
+	request pullRequest // without Batch
+	max     int         // the server's limit on Batch; 0: none
+	onMsg   func(*nats.Msg)
+	onEnd   func() // a request has ended, see takeEnd
+
+	heard atomic.Int64 // when anything came last, Unix nanoseconds
+	owed  atomic.Int64 // messages that the request under way may still bring
+
+	// mu guards what follows.
+	mu  sync.Mutex
+	id  uint64  // of the request under way
+	end pullEnd // how the last one ended
+}
+
+type pullRequest struct {
+	Batch     int           `json:"batch"`
+	MaxBytes  int           `json:"max_bytes,omitempty"`
+	Expires   time.Duration `json:"expires"`
+	Heartbeat time.Duration `json:"idle_heartbeat,omitempty"`
+}
+
+// pullEnd is the server's reason to end a request early; the zero value is none.
+type pullEnd struct {
+	status      string
+	description string
+}
+
+func (e pullEnd) Error() string {
+	return fmt.Sprintf("pull request ended: %s %s", e.status, e.description)
+}
+
+// expected reports an end that belongs to normal work: nothing came in time, or the next message is for another
+// request.
+func (e pullEnd) expected() bool {
+	switch e.status {
+	case "", "404", "408":
+		return true
+	}
+	return e.is("message size exceeds maxbytes") || e.is("batch completed")
+}
+
+// is compares descriptions, in which the protocol hides what a 409 means.
+func (e pullEnd) is(description string) bool {
+	return strings.HasPrefix(strings.ToLower(e.description), description)
+}
+
+// newPuller subscribes for the answers. limits are the durable's own for requests.
+func newPuller(c *Client, d durable, heartbeat time.Duration, maxBytes int, onMsg func(*nats.Msg), onEnd func()) (*puller, error) {
+	p := &puller{
+		nc:      c.nc,
+		subject: c.cfg.apiPrefix() + "CONSUMER.MSG.NEXT." + d.stream + "." + d.name,
+		inbox:   c.nc.NewInbox() + ".",
+		onMsg:   onMsg,
+		onEnd:   onEnd,
+	}
+	p.limit(d.config, heartbeat, maxBytes)
+	sub, err := c.nc.Subscribe(p.inbox+"*", p.receive)
+	if err != nil {
+		return nil, fmt.Errorf("natty: subscribe for messages: %w", err)
+	}
+	p.sub = sub
+	// Requests bound what can come: a limit here could only lose it.
+	return p, sub.SetPendingLimits(-1, -1)
+}
+
+// limit keeps requests within what the durable allows; the server refuses larger ones for ever.
+func (p *puller) limit(cfg jetstream.ConsumerConfig, heartbeat time.Duration, maxBytes int) {
+	p.request = pullRequest{MaxBytes: maxBytes, Expires: max(pullExpiry, 2*heartbeat), Heartbeat: heartbeat}
+	p.max = cfg.MaxRequestBatch
+	if l := cfg.MaxRequestExpires; l > 0 {
+		p.request.Expires = min(p.request.Expires, l)
+	}
+	if l := cfg.MaxRequestMaxBytes; l > 0 {
+		p.request.MaxBytes = min(p.request.MaxBytes, l)
+	}
+	// The server wants a heartbeat of at most half of the expiry.
+	p.request.Heartbeat = min(p.request.Heartbeat, p.request.Expires/2)
+}
+
+// pull sends a request for up to n messages. There must be none under way.
+func (p *puller) pull(n int) error {
+	if p.max > 0 {
+		n = min(n, p.max)
+	}
+	p.mu.Lock()
+	p.id++
+	p.end = pullEnd{}
+	reply := p.inbox + strconv.FormatUint(p.id, 36)
+	p.mu.Unlock()
+	req := p.request
+	req.Batch = n
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	p.heard.Store(time.Now().UnixNano())
+	p.owed.Store(int64(n))
+	if err := p.nc.PublishRequest(p.subject, reply, body); err != nil {
+		p.owed.Store(0)
+		return err
+	}
+	return nil
+}
+
+// receive sorts what the server sends: messages have their own subject, everything else comes on the inbox.
+func (p *puller) receive(m *nats.Msg) {
+	p.heard.Store(time.Now().UnixNano())
+	if token, ok := strings.CutPrefix(m.Subject, p.inbox); ok {
+		p.status(token, m)
+		return
+	}
+	p.onMsg(m)
+	if p.owed.Add(-1) <= 0 {
+		p.onEnd()
+	}
+}
+
+func (p *puller) status(token string, m *nats.Msg) {
+	status := m.Header.Get("Status")
+	if status == "100" { // heartbeat
+		return
+	}
+	id, err := strconv.ParseUint(token, 36, 64)
+	p.mu.Lock()
+	current := err == nil && id == p.id
+	if current {
+		p.end = pullEnd{status: status, description: m.Header.Get("Description")}
+		p.owed.Store(0)
+	}
+	p.mu.Unlock()
+	if current {
+		p.onEnd()
+	}
+}
+
+// takeEnd returns how the last request ended, once.
+func (p *puller) takeEnd() pullEnd {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	end := p.end
+	p.end = pullEnd{}
+	return end
+}
+
+// idle reports that no request is under way.
+func (p *puller) idle() bool { return p.owed.Load() <= 0 }
+
+// forget gives up the request under way, after a loss of the connection or of the server's interest in it.
+func (p *puller) forget() { p.owed.Store(0) }
+
+// silent reports that a request is under way and the server has missed two heartbeats.
+func (p *puller) silent() bool {
+	if p.idle() {
+		return false
+	}
+	return time.Since(time.Unix(0, p.heard.Load())) > 2*p.request.Heartbeat+p.request.Heartbeat/2
+}
+
+// stop ends the subscription. What is on its way is still received; the channel is closed after that.
+func (p *puller) stop() <-chan struct{} {
+	done := make(chan struct{})
+	p.sub.SetClosedHandler(func(string) { close(done) })
+	if p.sub.Drain() != nil {
+		// Not connected: nothing is on its way.
+		_ = p.sub.Unsubscribe()
+	}
+	return done
+}

@@ -1,0 +1,210 @@
+package natty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// What is held ahead of the handlers is what they get through in this time: enough never to wait for the
+	// network, and little enough that an idle instance can still get at the rest.
+	prefetchTime = time.Second
+	maxPrefetch  = 2000
+	// pullBytes bounds one request, and no request is sent while as much is held: 16 MiB at most in all.
+	pullBytes = 8 << 20
+)
+
+// byteBudget is the size of a request in bytes, large enough for any one message.
+func (e *engine) byteBudget() int {
+	const overhead = 64 << 10 // subjects
+	return max(pullBytes, int(e.c.nc.MaxPayload())+overhead)
+}
+
+// room returns how many messages to ask for now; zero means that it is not worth a request yet.
+func (e *engine) room() int {
+	n, bytes, perMsg := e.dispatch.load()
+	if bytes >= pullBytes {
+		return 0
+	}
+	capacity := e.capacity(perMsg)
+	room := capacity - n
+	// Not for every message that leaves, unless there is only one to be had.
+	if room < capacity/4 && n > 0 {
+		return 0
+	}
+	return max(room, 0)
+}
+
+// capacity is how many messages to hold when a handler takes perMsg.
+func (e *engine) capacity(perMsg time.Duration) int {
+	workers := e.cfg.Concurrency
+	capacity := workers // until the first one tells how long it takes
+	if perMsg > 0 {
+		capacity = max(workers, min(maxPrefetch, workers*int(prefetchTime/perMsg)))
+	}
+	if limit := e.cfg.MaxPollRecords; limit > 0 {
+		capacity = min(capacity, limit)
+	}
+	return capacity
+}
+
+// tick is how often messages are kept alive and the server's silence is looked at.
+func (e *engine) tick() time.Duration {
+	return max(min(e.durable.ackWait()/3, e.cfg.Heartbeat), 10*time.Millisecond)
+}
+
+// supervise keeps a pull request at the server until ctx ends or something cannot be mended.
+func (e *engine) supervise(ctx context.Context) error {
+	tick := time.NewTicker(e.tick())
+	defer tick.Stop()
+	s := supervision{e: e, resume: time.NewTimer(time.Hour)}
+	defer s.resume.Stop()
+	defer s.wait()
+	up, changed := e.c.link.watch()
+	for {
+		if up && !s.paused && s.checked == nil && e.puller.idle() {
+			s.pull()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.c.link.gone:
+			return fmt.Errorf("natty: consumer %q: %w", e.cfg.Durable, ErrClosed)
+		case <-changed:
+			up, changed = e.c.link.watch()
+			s.connection(up)
+		case <-e.kick:
+			s.ended(ctx)
+		case <-s.resume.C:
+			s.paused = false
+		case l := <-s.checked:
+			s.checked = nil
+			if err := s.found(l); err != nil {
+				return err
+			}
+		case <-tick.C:
+			s.tick(ctx, up)
+		}
+	}
+}
+
+// supervision is the state of supervise.
+type supervision struct {
+	e        *engine
+	paused   bool // after trouble, until resume
+	resume   *time.Timer
+	troubles int           // in a row
+	checked  <-chan looked // the running look at the durable
+	stop     context.CancelFunc
+}
+
+func (s *supervision) pull() {
+	n := s.e.room()
+	if n == 0 {
+		return
+	}
+	if err := s.e.puller.pull(n); err != nil {
+		s.pause() // the connection has just gone
+	}
+}
+
+// pause holds pulling for a moment, longer each time in a row.
+func (s *supervision) pause() {
+	s.troubles++
+	s.paused = true
+	s.resume.Reset(retryPull.delay(s.troubles))
+}
+
+var retryPull = Backoff{Min: 20 * time.Millisecond, Max: 2 * time.Second}
+
+// connection reacts to a loss, or to a new connection, which knows nothing of a request on the old one.
+func (s *supervision) connection(up bool) {
+	s.e.puller.forget()
+	if !up {
+		s.e.setState(ConsumerDisconnected)
+		return
+	}
+	s.e.setState(ConsumerRunning)
+	s.troubles, s.paused = 0, false
+	s.e.reportProgress()
+	s.e.tellOwed()
+}
+
+// ended looks at how the last request ended.
+func (s *supervision) ended(ctx context.Context) {
+	end := s.e.puller.takeEnd()
+	switch {
+	case end.expected():
+		s.troubles = 0
+		return
+	case end.is("leadership change"), end.is("server shutdown"):
+		s.e.report(fmt.Errorf("natty: consumer %q: pulling again: %w", s.e.cfg.Durable, end))
+		s.pause()
+	default:
+		// Deleted, nobody there to answer, or a limit that was changed.
+		s.look(ctx, end)
+	}
+}
+
+func (s *supervision) tick(ctx context.Context, up bool) {
+	if !up {
+		return
+	}
+	s.e.reportProgress()
+	s.e.tellOwed()
+	if s.checked == nil && s.e.puller.silent() {
+		s.e.puller.forget()
+		s.look(ctx, jetstream.ErrNoHeartbeat)
+	}
+}
+
+// look asks the server whether the durable is still there, beside the supervision, which goes on reporting progress.
+func (s *supervision) look(ctx context.Context, why error) {
+	if s.checked != nil {
+		return
+	}
+	s.e.report(fmt.Errorf("natty: consumer %q: looking into: %w", s.e.cfg.Durable, why))
+	ctx, s.stop = context.WithTimeout(ctx, apiTimeout)
+	checked := make(chan looked, 1)
+	s.checked = checked
+	c, d := s.e.c, s.e.durable
+	go func() {
+		err := c.refresh(ctx, &d)
+		checked <- looked{d, err}
+	}()
+}
+
+// looked is what a look at the durable found.
+type looked struct {
+	durable durable
+	err     error
+}
+
+// found acts on the answer: an error it returns ends the consumer.
+func (s *supervision) found(l looked) error {
+	s.stop()
+	e, err := s.e, l.err
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return fmt.Errorf("natty: consumer %q on stream %q was deleted: %w", e.durable.name, e.durable.stream, err)
+	case err == nil:
+		e.durable = l.durable
+		e.puller.limit(e.durable.config, e.cfg.Heartbeat, e.byteBudget())
+	default:
+		e.report(fmt.Errorf("natty: consumer %q: no answer about it: %w", e.cfg.Durable, err))
+	}
+	s.pause()
+	return nil
+}
+
+// wait ends a look that is under way.
+func (s *supervision) wait() {
+	if s.checked != nil {
+		s.stop()
+		<-s.checked
+	}
+}
