@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,6 +90,26 @@ func (a *acks) receive(m *nats.Msg) {
 	}
 }
 
+// request sends data and waits for the answer, until ctx ends. It shares with publishes that it learns at once of a
+// lost connection and of a refusal.
+func (a *acks) request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
+	w, token, reply := a.expect(subject)
+	err := nc.PublishRequest(subject, reply, data)
+	if err == nil {
+		select {
+		case answer := <-w.answer:
+			ackWaiters.Put(w)
+			return answer.msg, answer.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if answer, ok := a.abandon(w, token); ok {
+		return answer.msg, answer.err
+	}
+	return nil, err
+}
+
 // fail answers the waiting publishes of a subject with err; all of them for "".
 func (a *acks) fail(subject string, err error) {
 	a.mu.Lock()
@@ -113,9 +134,14 @@ func (a *acks) close() {
 // errNoAck says that something answered that is not a stream.
 var errNoAck = errors.New("the answer is no acknowledgement of a stream; a service may be listening on the subject")
 
+// isNoResponders recognises the server's notice that nobody listens.
+func isNoResponders(m *nats.Msg) bool {
+	return len(m.Data) == 0 && header(m.Header, "Status") == "503"
+}
+
 // parseAck reads the server's answer to a publish.
 func parseAck(m *nats.Msg) (*jetstream.PubAck, error) {
-	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+	if isNoResponders(m) {
 		return nil, nats.ErrNoResponders
 	}
 	if ack := parsePlainAck(string(m.Data)); ack != nil {
@@ -145,17 +171,20 @@ func parsePlainAck(s string) *jetstream.PubAck {
 		return nil
 	}
 	stream, s, ok := strings.Cut(s, `"`)
-	if !ok || stream == "" || strings.Contains(stream, `\`) {
+	if !ok || stream == "" || strings.ContainsFunc(stream, special) {
 		return nil
 	}
-	s = strings.TrimPrefix(strings.TrimPrefix(s, ","), " ")
-	s, ok = strings.CutPrefix(s, `"seq":`)
+	s, ok = strings.CutPrefix(s, ",")
+	if !ok {
+		return nil
+	}
+	s, ok = strings.CutPrefix(strings.TrimPrefix(s, " "), `"seq":`)
 	if !ok {
 		return nil
 	}
 	s, ok = strings.CutSuffix(s, "}")
-	if !ok {
-		return nil
+	if !ok || s == "" || s[0] == '0' {
+		return nil // JSON allows no leading zeros
 	}
 	seq, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
@@ -163,3 +192,6 @@ func parsePlainAck(s string) *jetstream.PubAck {
 	}
 	return &jetstream.PubAck{Stream: stream, Sequence: seq}
 }
+
+// special is what JSON writes, or may write, otherwise than it is.
+func special(r rune) bool { return r < ' ' || r > '~' || r == '\\' }

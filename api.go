@@ -18,12 +18,15 @@ const (
 	codeNotAvailable      jetstream.ErrorCode = 10008
 	codeNotLeader         jetstream.ErrorCode = 10009
 	codeAccountLimit      jetstream.ErrorCode = 10002
+	codeNoResources       jetstream.ErrorCode = 10023
 	codeNoMemory          jetstream.ErrorCode = 10028
 	codeNoStorage         jetstream.ErrorCode = 10047
 	codeMsgTooLarge       jetstream.ErrorCode = 10054
+	codeSequenceMismatch  jetstream.ErrorCode = 10063
 	codeWrongLastID       jetstream.ErrorCode = 10070
 	codeWrongLastSeq      jetstream.ErrorCode = 10071
 	codeStoreFailed       jetstream.ErrorCode = 10077
+	codeHeaderTooLarge    jetstream.ErrorCode = 10097
 	codeMaxAckPending     jetstream.ErrorCode = 10121
 	codeConsumerExists    jetstream.ErrorCode = 10148
 	codeDuplicateInFlight jetstream.ErrorCode = 10158
@@ -43,22 +46,23 @@ func errorCode(err error) jetstream.ErrorCode {
 }
 
 // passing reports whether an API request that failed with err may succeed when it is repeated as it is:
-// no connection, no leader, no answer.
+// no connection, no leader, no answer, or (as just after a cluster's start) too few servers to place replicas on.
 func passing(err error) bool {
 	switch errorCode(err) {
-	case codeNotAvailable, codeNotLeader:
+	case codeNotAvailable, codeNotLeader, codeNoPeers, jetstream.JSErrCodeJetStreamNotEnabled: // nats.go's word for no responders
 		return true
 	case 0:
 		return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
 			errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrDisconnected) ||
-			errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+			errors.Is(err, nats.ErrReconnectBufExceeded)
 	}
 	return false
 }
 
 // api sends a request to JetStream's API and returns the answer, or the server's error as a
 // *jetstream.APIError. It exists beside nats.go's typed calls for the answers that those lose parts of: a
-// configuration that is read, changed and written back must keep fields newer than nats.go.
+// configuration that is read, changed and written back must keep fields newer than nats.go. And it learns at once
+// when the server denies the request, where nats.go's requests wait in vain.
 func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte, error) {
 	if err := c.link.wait(ctx, time.Time{}); err != nil {
 		return nil, err
@@ -70,9 +74,14 @@ func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte,
 			return nil, err
 		}
 	}
-	msg, err := c.nc.RequestWithContext(ctx, c.cfg.apiPrefix()+endpoint, body)
-	if err != nil {
+	msg, err := c.acks.request(ctx, c.nc, c.cfg.apiPrefix()+endpoint, body)
+	switch {
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
+		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+	case err != nil:
 		return nil, err
+	case isNoResponders(msg):
+		return nil, nats.ErrNoResponders
 	}
 	var resp struct {
 		Error *jetstream.APIError `json:"error"`
@@ -86,6 +95,9 @@ func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte,
 	return msg.Data, nil
 }
 
+// callTimeout bounds one call to the API: an answer that got lost must not cost the whole of ctx.
+var callTimeout = Backoff{Min: time.Second, Max: 4 * time.Second}
+
 // persist repeats an API call for as long as its error may pass, within ctx, or apiTimeout where ctx
 // has no deadline.
 func (c *Client) persist(ctx context.Context, call func(ctx context.Context) error) error {
@@ -97,14 +109,17 @@ func (c *Client) persist(ctx context.Context, call func(ctx context.Context) err
 		if err != nil {
 			return err
 		}
-		each, cancel := context.WithTimeout(ctx, 2*time.Second)
+		each, cancel := context.WithTimeout(ctx, callTimeout.base(n))
 		err = call(each)
 		cancel()
 		if err == nil || !passing(err) {
 			return err
 		}
-		if sleep(ctx, backoff.delay(n)) != nil {
-			return fmt.Errorf("JetStream does not answer; is it enabled for this account: %w: %w", ctx.Err(), err)
+		if ended := sleep(ctx, backoff.delay(n)); ended != nil {
+			if code := errorCode(err); code != 0 && code != jetstream.JSErrCodeJetStreamNotEnabled {
+				return fmt.Errorf("%w: %w", ended, err)
+			}
+			return fmt.Errorf("JetStream does not answer; is it enabled for this account: %w: %w", ended, err)
 		}
 	}
 }
@@ -140,12 +155,24 @@ func (c *Client) query(ctx context.Context, endpoint string, request, answer any
 }
 
 // streamsOf returns the names of the streams that hold messages of a subject, wildcards allowed.
-func (c *Client) streamsOf(ctx context.Context, subject string) ([]string, error) {
+func (c *Client) streamsOf(ctx context.Context, subject string) (names []string, err error) {
+	err = c.persist(ctx, func(ctx context.Context) (err error) {
+		names, err = c.streamNames(ctx, subject)
+		return err
+	})
+	return names, err
+}
+
+// streamNames is streamsOf without repetition.
+func (c *Client) streamNames(ctx context.Context, subject string) ([]string, error) {
+	data, err := c.api(ctx, "STREAM.NAMES", map[string]string{"subject": subject})
+	if err != nil {
+		return nil, err
+	}
 	var names struct {
 		Streams []string `json:"streams"`
 	}
-	err := c.query(ctx, "STREAM.NAMES", map[string]string{"subject": subject}, &names)
-	return names.Streams, err
+	return names.Streams, json.Unmarshal(data, &names)
 }
 
 // storedMsg is a message as the stream's leader returns it.

@@ -31,18 +31,24 @@ const (
 // askAgain is the pause between two enquiries, which cost the servers a connection each.
 var askAgain = Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
 
+// closeGrace is how long closing waits for what holds nats.go's lock, such as a write to a frozen server.
+const closeGrace = 50 * time.Millisecond
+
 // conn keeps a nats.Conn alive, and its link informed.
 type conn struct {
 	nc      *nats.Conn
 	link    *link
 	log     *slog.Logger
-	ask     *asker // nil for a connection that the caller made
+	dialer  *dialer // nil, like ask, for a connection that the caller made
+	ask     *asker
 	status  chan nats.Status
-	release func() // undoes what was done to the caller's connection
-	stop    context.CancelFunc
-	refusal chan error // the first fatal answer; buffered
-	done    sync.WaitGroup
-	once    sync.Once
+	giveUp  chan error // every server refuses; buffered
+	release func()     // undoes what was done to the caller's connection
+
+	closing   context.Context //nolint:containedctx // ends when close begins
+	stop      context.CancelFunc
+	closeOnce sync.Once
+	following sync.WaitGroup
 
 	mu   sync.Mutex // guards acks
 	acks *acks      // to be told of losses and refusals; nil until attach
@@ -50,91 +56,86 @@ type conn struct {
 
 // dial makes the connection of a Client, or adopts the caller's. It returns before there is one, see await;
 // only what can be known without a server is an error here.
-func dial(ctx context.Context, cfg Config, o options, l *link, log *slog.Logger) (*conn, error) {
-	cn := &conn{link: l, log: log, release: func() {}, refusal: make(chan error, 1)}
-	life, stop := context.WithCancel(context.Background())
-	cn.stop = stop
-	onError := func(_ *nats.Conn, _ *nats.Subscription, err error) { cn.asyncError(err) }
-	var err error
-	if o.conn != nil {
-		err = cn.adopt(o.conn, onError)
-	} else {
-		err = cn.make(ctx, cfg, o, onError)
-	}
+//
+// With LazyConnect nothing is dialed before start: nats.go holds its lock meanwhile, for as long as a
+// server keeps silent, and what is still to be set up on the connection would wait for that.
+func dial(ctx context.Context, cfg Config, o options, l *link) (*conn, error) {
+	cn := &conn{link: l, log: o.log, giveUp: make(chan error, 1), release: func() {}}
+	cn.closing, cn.stop = context.WithCancel(context.Background())
+	err := cn.open(ctx, cfg, o)
 	if err != nil {
-		stop()
+		cn.stop()
 		return nil, err
 	}
 	cn.status = cn.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	// Asked after listening, so that no change is missed in between.
-	if cn.nc.IsConnected() {
-		l.setUp(redactURL(cn.nc.ConnectedUrl()))
-	}
-	cn.done.Add(1)
-	go func() {
-		defer cn.done.Done()
-		cn.follow(life)
-	}()
+	cn.following.Go(cn.follow)
 	return cn, nil
 }
 
-// adopt takes a connection that the caller made.
-func (cn *conn) adopt(nc *nats.Conn, onError nats.ErrHandler) error {
-	if nc.IsClosed() {
-		return &ConfigError{Field: "WithConn", Reason: "the connection is closed", Err: nats.ErrConnectionClosed}
+func (cn *conn) open(ctx context.Context, cfg Config, o options) error {
+	if o.adopt {
+		return cn.adopt(o.conn)
 	}
-	cn.nc = nc
-	theirs := nc.ErrorHandler()
-	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		onError(nc, sub, err)
-		if theirs != nil {
-			theirs(nc, sub, err)
-		}
-	})
-	cn.release = func() { nc.SetErrorHandler(theirs) }
-	return nil
-}
-
-// make starts to connect.
-func (cn *conn) make(ctx context.Context, cfg Config, o options, onError nats.ErrHandler) error {
 	opts, err := natsOptions(cfg, o)
 	if err != nil {
 		return err
 	}
-	d := newDialer(opts)
-	cn.ask = &asker{opts: *opts, dialer: d}
-	opts.CustomDialer = d
-	opts.SkipHostLookup = true // the dialer does it, within its ctx
-	cn.handlers(opts, onError)
-
-	// The first attempt is made here, in the foreground, and ended with ctx whatever holds it up.
-	stop := context.AfterFunc(ctx, d.interrupt)
-	defer stop()
-	d.hold(cfg.LazyConnect)
-	cn.nc, err = opts.Connect()
-	d.hold(false)
-	if err != nil {
+	cn.ask = &asker{opts: *opts}
+	cn.dialer = newDialer(opts)
+	opts.CustomDialer = cn.dialer
+	opts.SkipHostLookup = true // the dialer does it, and can be interrupted
+	cn.handlers(opts)
+	if cfg.LazyConnect {
+		cn.dialer.interrupt()
+	} else {
+		// The first attempt is made here, and ended with ctx whatever holds it up.
+		defer context.AfterFunc(ctx, cn.dialer.interrupt)()
+	}
+	if cn.nc, err = opts.Connect(); err != nil {
 		// With RetryOnFailedConnect only options that contradict each other end here.
-		return fmt.Errorf("natty: connect: %w", err)
+		return &ConfigError{Field: "WithNATSOptions", Reason: "refused by nats.go", Err: err}
 	}
 	return nil
 }
 
-// handlers puts natty's handlers beside the caller's.
-func (cn *conn) handlers(opts *nats.Options, onError nats.ErrHandler) {
-	theirError, theirLoss := opts.AsyncErrorCB, opts.DisconnectedErrCB
-	opts.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		onError(nc, sub, err)
-		if theirError != nil {
-			theirError(nc, sub, err)
-		}
+// adopt takes a connection that the caller made.
+func (cn *conn) adopt(nc *nats.Conn) error {
+	switch {
+	case nc == nil:
+		return &ConfigError{Field: "WithConn", Reason: "the connection is nil; give one that is open"}
+	case nc.IsClosed():
+		return &ConfigError{Field: "WithConn", Reason: "the connection is closed; give one that is open", Err: nats.ErrConnectionClosed}
 	}
+	cn.nc = nc
+	theirs := nc.ErrorHandler()
+	nc.SetErrorHandler(cn.beside(theirs))
+	cn.release = func() { nc.SetErrorHandler(theirs) }
+	return nil
+}
+
+// handlers puts natty's handlers beside the caller's.
+func (cn *conn) handlers(opts *nats.Options) {
+	opts.AsyncErrorCB = cn.beside(opts.AsyncErrorCB)
+	theirs, older := opts.DisconnectedErrCB, opts.DisconnectedCB //nolint:staticcheck // deprecated, and shadowed by ours
 	opts.DisconnectedErrCB = func(nc *nats.Conn, err error) {
-		if err != nil {
+		if err != nil && cn.closing.Err() == nil {
 			cn.link.setReason(err)
 		}
-		if theirLoss != nil {
-			theirLoss(nc, err)
+		switch {
+		case theirs != nil:
+			theirs(nc, err)
+		case older != nil:
+			older(nc)
+		}
+	}
+}
+
+// beside returns an error handler that tells natty, then the caller's handler.
+func (cn *conn) beside(theirs nats.ErrHandler) nats.ErrHandler {
+	return func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		cn.asyncError(err)
+		if theirs != nil {
+			theirs(nc, sub, err)
 		}
 	}
 }
@@ -166,7 +167,7 @@ func natsOptions(cfg Config, o options) (*nats.Options, error) {
 	}
 	base := o.tls
 	if base == nil {
-		base = opts.TLSConfig
+		base = opts.TLSConfig.Clone()
 	}
 	tlsConfig, err := cfg.TLS.build(base)
 	if err != nil {
@@ -227,97 +228,129 @@ func reconnectDelay(n int) time.Duration {
 	return d + rand.N(d/2)
 }
 
-// await waits for the first connection, a fatal answer, or the end of ctx.
+// await waits for the first connection, until ctx ends or every server has refused.
 func (cn *conn) await(ctx context.Context) error {
-	wait, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
+	wait, stop := context.WithCancel(ctx)
+	defer stop()
 	up := make(chan error, 1)
 	go func() { up <- cn.link.wait(wait, time.Time{}) }()
+	var err error
 	select {
-	case err := <-up:
-		if err != nil {
-			return fmt.Errorf("natty: connect: %w", err)
+	case err = <-up:
+		if err == nil {
+			err = ctx.Err() // dialing has been interrupted
 		}
-		return nil
-	case err := <-cn.refusal:
-		stop(err)
+	case err = <-cn.giveUp:
+		stop()
 		<-up
-		return err
+	}
+	if err != nil {
+		return fmt.Errorf("natty: connect: %w", err)
+	}
+	return nil
+}
+
+// start lets a LazyConnect begin to dial.
+func (cn *conn) start() {
+	if cn.dialer != nil {
+		cn.dialer.release()
 	}
 }
 
-// follow keeps the link informed until the connection is gone, and while it is down asks the
-// servers why.
-func (cn *conn) follow(life context.Context) {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	var asked <-chan error // the running enquiry
-	stopAsking := func() {}
-	defer func() { stopAsking() }()
-	for n := 0; ; {
+// follow keeps the link informed until the connection is closed, and while it is down asks the servers why.
+func (cn *conn) follow() {
+	defer cn.gone()
+	ctx, cancel := context.WithCancel(cn.closing)
+	var answer <-chan error // of the enquiry under way
+	defer func() {
+		cancel()
+		if answer != nil {
+			<-answer
+		}
+	}()
+	ask := time.NewTimer(0)
+	defer ask.Stop()
+	n := 0 // enquiries in a row
+	for {
 		select {
 		case s, ok := <-cn.status:
 			if !ok || s == nats.CLOSED {
-				cn.lost(cn.link.setGone)
 				return
 			}
-			n = 0
-			stopAsking()
-			if s == nats.CONNECTED {
-				cn.link.setUp(redactURL(cn.nc.ConnectedUrl()))
-				cn.log.Info("natty: connected", "server", cn.Server())
-			} else {
-				cn.lost(cn.link.setDown)
-				pause.Reset(askAfter)
+			// Every failed attempt to reconnect repeats RECONNECTING.
+			if cn.changed(s == nats.CONNECTED) {
+				n = 0
+				ask.Reset(askAfter)
 			}
-		case <-pause.C:
-			if cn.link.up.Load() || cn.ask == nil || asked != nil {
-				continue
+		case <-ask.C:
+			switch {
+			case cn.link.up.Load() || answer != nil:
+			case cn.nc.IsConnected(): // since before StatusChanged, or a change was missed
+				cn.changed(true)
+			case cn.ask != nil:
+				n++
+				answer = cn.ask.start(ctx)
+			default:
+				ask.Reset(askAgain.Max)
 			}
-			n++
-			var ctx context.Context
-			ctx, stopAsking = context.WithCancel(life)
-			asked = cn.ask.start(ctx)
-		case err := <-asked:
-			asked = nil
-			stopAsking()
+		case err := <-answer:
+			answer = nil
 			cn.answered(err)
-			pause.Reset(askAgain.delay(n))
-		case <-life.Done():
-			if asked != nil {
-				<-asked
-			}
-			cn.lost(cn.link.setGone)
-			return
+			ask.Reset(askAgain.delay(n))
 		}
 	}
+}
+
+// changed takes note of the state, and reports whether it is another one.
+func (cn *conn) changed(up bool) bool {
+	if !up {
+		return cn.lost()
+	}
+	server := redactURL(cn.nc.ConnectedUrl())
+	if !cn.link.setUp(server) {
+		return false
+	}
+	cn.log.Info("natty: connected", "server", server)
+	return true
+}
+
+// lost tells those who wait for an answer that there will be none.
+func (cn *conn) lost() bool {
+	if !cn.link.setDown() {
+		return false
+	}
+	cn.fail("", nats.ErrDisconnected)
+	if cn.closing.Err() == nil {
+		cn.log.Warn("natty: connection lost", "server", cn.link.lastServer())
+	}
+	return true
+}
+
+// gone takes note that there will be no connection any more.
+func (cn *conn) gone() {
+	if err := cn.nc.LastError(); err != nil && cn.dialer != nil && cn.closing.Err() == nil {
+		cn.link.setReason(err) // DisableReconnect: it is told to nobody else
+	}
+	cn.lost()
+	cn.link.setGone()
+	cn.fail("", nats.ErrDisconnected) // those that began in between
 }
 
 // answered takes what the servers said about why there is no connection.
 func (cn *conn) answered(err error) {
-	if err == nil || errors.Is(err, context.Canceled) || cn.link.up.Load() {
+	if err == nil || cn.closing.Err() != nil || cn.link.up.Load() {
 		return
 	}
-	if cn.link.setReason(err) {
-		cn.log.Warn("natty: not connected, trying on", "reason", err)
-	}
-	var fatal *refusedError
-	if errors.As(err, &fatal) && !cn.link.everConnected() {
+	news := cn.link.setReason(err)
+	var said *answersError
+	if errors.As(err, &said) && said.final() && !cn.link.everConnected() {
 		select {
-		case cn.refusal <- err:
+		case cn.giveUp <- err:
 		default:
 		}
 	}
-}
-
-func (cn *conn) lost(set func()) {
-	wasUp := cn.link.up.Load()
-	set()
-	if a := cn.attached(); a != nil {
-		a.fail("", nats.ErrDisconnected)
-	}
-	if wasUp && cn.nc != nil {
-		cn.log.Warn("natty: connection lost", "server", cn.Server())
+	if news {
+		cn.log.Warn("natty: not connected", "reason", err)
 	}
 }
 
@@ -328,27 +361,24 @@ func (cn *conn) attach(a *acks) {
 	cn.acks = a
 }
 
-func (cn *conn) attached() *acks {
+// fail tells the waiting publishes of a subject, or all for "", that no acknowledgement comes.
+func (cn *conn) fail(subject string, err error) {
 	cn.mu.Lock()
-	defer cn.mu.Unlock()
-	return cn.acks
+	a := cn.acks
+	cn.mu.Unlock()
+	if a != nil {
+		a.fail(subject, err)
+	}
 }
 
-// Server is the redacted URL of the server last connected to.
-func (cn *conn) Server() string {
-	cn.link.mu.Lock()
-	defer cn.link.mu.Unlock()
-	return cn.link.server
-}
-
-// deniedPublish finds the subject in the server's only notice of a refused publish. The text
-// is the protocol here: there is no code in it.
+// deniedPublish finds the subject in the server's only notice of a refused publish. The text is the
+// protocol here: there is no code in it.
 var deniedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
 
 func (cn *conn) asyncError(err error) {
-	if a := cn.attached(); a != nil && errors.Is(err, nats.ErrPermissionViolation) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
 		if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
-			a.fail(m[1], err)
+			cn.fail(m[1], err)
 		}
 	}
 	if cn.link.setReason(err) {
@@ -356,16 +386,17 @@ func (cn *conn) asyncError(err error) {
 	}
 }
 
-// close ends the connection, or lets go of the caller's, and waits for what follows it. It may be called again.
+// close ends the connection, or lets go of the caller's, and waits for follow. It may be called again.
 func (cn *conn) close() {
-	cn.once.Do(func() {
+	cn.closeOnce.Do(func() {
+		cn.stop()
 		cn.release()
-		if cn.ask != nil {
-			cn.ask.dialer.shut()
+		if cn.dialer != nil {
+			stuck := time.AfterFunc(closeGrace, cn.dialer.interrupt)
 			cn.nc.Close()
+			stuck.Stop()
 		}
 		cn.nc.RemoveStatusListener(cn.status)
-		cn.stop()
 	})
-	cn.done.Wait()
+	cn.following.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -19,7 +20,7 @@ type resource struct {
 	want         map[string]any // the settings asked for, by JSON name
 	info, update string         // the API's endpoints
 	body         func(merged any) any
-	fixed        []string // settings that no version of the server changes
+	fixed        []string // settings that are not changed, whether or not the server would
 	create       func(ctx context.Context) error
 	// accept may refuse what is there, or bring it into the form of want, before the two are compared.
 	accept func(have map[string]any) error
@@ -29,13 +30,16 @@ type resource struct {
 // types do not know must survive being read and written (as in nats.ex#162, where an update
 // wiped newer settings).
 func (c *Client) converge(ctx context.Context, r resource) error {
-	for {
+	for n := 1; ; n++ {
 		have, err := c.currentConfig(ctx, r.info)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound) && r.kind == "stream", errors.Is(err, jetstream.ErrConsumerNotFound):
 			err = c.persist(ctx, r.create)
 			if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errorCode(err) == codeConsumerExists {
-				continue // another instance was faster: compare with what it made
+				// Another instance was faster: compare with what it made, as soon as it is there.
+				if err = sleep(ctx, createPause.delay(n)); err == nil {
+					continue
+				}
 			}
 			return named(r, err)
 		case err != nil:
@@ -46,18 +50,28 @@ func (c *Client) converge(ctx context.Context, r resource) error {
 				return err
 			}
 		}
-		diffs := differences(have, r.want)
-		if len(diffs) == 0 {
-			return nil
-		}
-		merged := merge(have, r.want)
-		err = c.query(ctx, r.update, r.body(merged), &struct{}{})
-		var refused *jetstream.APIError
-		if errors.As(err, &refused) && !passing(err) {
-			return drift(r, diffs, err)
-		}
-		return named(r, err)
+		return c.update(ctx, r, have)
 	}
+}
+
+var createPause = Backoff{Min: time.Millisecond, Max: 250 * time.Millisecond}
+
+// update changes what differs between have and what r wants, or nothing at all.
+func (c *Client) update(ctx context.Context, r resource, have map[string]any) error {
+	diffs := differences(have, r.want)
+	if len(diffs) == 0 {
+		return nil
+	}
+	changeable := func(d Difference) bool { return !slices.Contains(r.fixed, d.Field) }
+	if fixed := slices.DeleteFunc(slices.Clone(diffs), changeable); len(fixed) > 0 {
+		return &DriftError{Kind: r.kind, Name: r.name, Differences: fixed}
+	}
+	err := c.query(ctx, r.update, r.body(merge(have, r.want)), &struct{}{})
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && !passing(err) {
+		return &DriftError{Kind: r.kind, Name: r.name, Differences: diffs, Err: err}
+	}
+	return named(r, err)
 }
 
 func named(r resource, err error) error {
@@ -65,16 +79,6 @@ func named(r resource, err error) error {
 		return nil
 	}
 	return fmt.Errorf("natty: %s %q: %w", r.kind, r.name, err)
-}
-
-// drift says which of the differences are to blame for the server's refusal: those known to be fixed, or
-// else, since the server names at most one, all.
-func drift(r resource, diffs []Difference, refusal error) error {
-	fixed := slices.DeleteFunc(slices.Clone(diffs), func(d Difference) bool { return !slices.Contains(r.fixed, d.Field) })
-	if len(fixed) > 0 {
-		diffs = fixed
-	}
-	return &DriftError{Kind: r.kind, Name: r.name, Differences: diffs, Err: refusal}
 }
 
 // currentConfig returns the configuration that the server has, whole. Numbers stay as they are written, so that

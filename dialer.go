@@ -11,59 +11,70 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// dialer dials for nats.go, which holds its lock meanwhile and asks no ctx: through the dialer a dial or
-// handshake that hangs can be ended from outside.
+// dialer dials for nats.go, which holds its lock while it dials and shakes hands, and asks no ctx: through the
+// dialer both can be ended from outside.
 type dialer struct {
 	theirs  nats.CustomDialer // the caller's own, or nil
-	net     *net.Dialer
+	net     net.Dialer
 	timeout time.Duration
 	shuffle bool
-	life    context.Context //nolint:containedctx // nats.go's Dial takes none
-	end     context.CancelFunc
 
 	// mu guards what follows.
-	mu   sync.Mutex
-	held bool
-	last net.Conn // nats.go uses one at a time
+	mu     sync.Mutex
+	held   bool   // refuses to dial
+	end    func() // ends the dial under way, or the connection that it made; nats.go uses one at a time
+	dialed bool   // the last dial made a connection
+	err    error  // why it did not
 }
 
 func newDialer(opts *nats.Options) *dialer {
-	life, end := context.WithCancel(context.Background())
-	d := &dialer{theirs: opts.CustomDialer, net: opts.Dialer, timeout: opts.Timeout, shuffle: !opts.NoRandomize, life: life, end: end} //nolint:staticcheck // Dialer is deprecated and still in use
-	if d.net == nil {
-		d.net = &net.Dialer{}
+	d := &dialer{theirs: opts.CustomDialer, timeout: opts.Timeout, shuffle: !opts.NoRandomize}
+	if opts.Dialer != nil { //nolint:staticcheck // deprecated, and still in use
+		d.net = *opts.Dialer //nolint:staticcheck // as above
+	}
+	if mptcp := opts.AllowMultipathTCP; mptcp != nil {
+		d.net.SetMultipathTCP(*mptcp)
 	}
 	return d
 }
 
-var errHeld = errors.New("not connecting yet")
+var errHeld = errors.New("not connecting")
 
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	d.mu.Lock()
-	held := d.held
-	d.mu.Unlock()
-	if held {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if !d.begin(cancel) {
 		return nil, errHeld
 	}
-	conn, err := d.dial(d.life, network, address)
+	conn, err := d.dial(ctx, network, address)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dialed, d.err = err == nil, err
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.life.Err() != nil {
+	if ctx.Err() != nil {
 		_ = conn.Close()
 		return nil, net.ErrClosed
 	}
-	d.last = conn
+	d.end = func() { _ = conn.Close() }
 	return conn, nil
 }
 
-// dial tries the addresses of a host in random order, as nats.go does, to spread clients over them.
+func (d *dialer) begin(cancel func()) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held {
+		return false
+	}
+	d.end = cancel
+	return true
+}
+
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if d.theirs != nil {
-		return d.theirs.Dial(network, address)
+		return d.dialTheirs(ctx, network, address)
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -75,6 +86,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
+	// In random order, as nats.go does, to spread clients over them.
 	if d.shuffle {
 		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 	}
@@ -90,31 +102,56 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	return nil, err
 }
 
+// dialTheirs leaves a dial that hangs behind when ctx ends: it takes no ctx.
+func (d *dialer) dialTheirs(ctx context.Context, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		conn, err := d.theirs.Dial(network, address)
+		done <- result{conn, err}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.err == nil {
+				_ = r.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
 // SkipTLSHandshake passes on what the caller's dialer says; nats.go asks for it by this name.
 func (d *dialer) SkipTLSHandshake() bool {
 	s, ok := d.theirs.(interface{ SkipTLSHandshake() bool })
 	return ok && s.SkipTLSHandshake()
 }
 
-// hold makes every dial fail at once while it is on.
-func (d *dialer) hold(on bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.held = on
-}
-
-// interrupt ends the handshake under way, and holds further ones.
+// interrupt ends the dial, the handshake or the connection that there is, and makes further dials fail at once
+// until release.
 func (d *dialer) interrupt() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.held = true
-	if d.last != nil {
-		_ = d.last.Close()
+	if d.end != nil {
+		d.end()
 	}
 }
 
-// shut ends dialing for good.
-func (d *dialer) shut() {
-	d.end()
-	d.interrupt()
+func (d *dialer) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = false
+}
+
+// last returns whether the last dial made a connection, and if not, why.
+func (d *dialer) last() (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dialed, d.err
 }

@@ -14,6 +14,10 @@ type held struct {
 	reply       string // msg.Reply, which is the handler's to change
 	size        int
 	prev, next  *held
+	// let means that it was given back: when it comes again, that is a new delivery.
+	let bool
+	// again is a delivery of the same message that came while the handler had it.
+	again *held
 }
 
 // heldList is a queue that gives up any of its members in constant time.
@@ -48,13 +52,14 @@ func (l *heldList) remove(h *held) {
 	l.n--
 }
 
-func (l *heldList) find(seq uint64) bool {
+// find returns the member with a sequence, unless it was given back.
+func (l *heldList) find(seq uint64) *held {
 	for h := l.head; h != nil; h = h.next {
-		if h.d.Sequence == seq {
-			return true
+		if h.d.Sequence == seq && !h.let {
+			return h
 		}
 	}
-	return false
+	return nil
 }
 
 // dispatch decides which message runs when. It holds what was received and not yet settled: ready messages
@@ -86,21 +91,40 @@ const (
 	refused          // closed: to be handed back
 )
 
-// push takes a message. One that is held already is not taken twice: the server delivers again when progress
-// reports did not get through, and acknowledges the first delivery's reply just as well.
+// push takes a message. One that is held already is not handled twice: the server delivers again when progress
+// reports did not get through, and accepts a verdict on the first delivery just as well. It is kept for the case that
+// the handler itself gave the message back.
 func (d *dispatch) push(h *held) arrival {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if h.d.Attempt > 1 && (d.running.find(h.d.Sequence) || d.ready.find(h.d.Sequence)) {
-		return repeated
+	if h.d.Attempt > 1 {
+		if d.ready.find(h.d.Sequence) != nil {
+			return repeated
+		}
+		if first := d.running.find(h.d.Sequence); first != nil {
+			first.again = h
+			return repeated
+		}
 	}
 	if d.closed {
 		return refused
 	}
+	d.takeLocked(h)
+	return taken
+}
+
+// takeLocked queues h for a handler. d.mu must be held.
+func (d *dispatch) takeLocked(h *held) {
 	d.bytes += h.size
 	d.ready.push(h)
 	d.wake.Signal()
-	return taken
+}
+
+// letGo is called before a message is given back: from then on it can come again.
+func (d *dispatch) letGo(h *held) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h.let = true
 }
 
 // next waits for a message to handle; false when closed.
@@ -119,8 +143,9 @@ func (d *dispatch) next() (*held, bool) {
 	return h, true
 }
 
-// done takes off a message that was handled in took, and was settled.
-func (d *dispatch) done(h *held, took time.Duration) {
+// done takes off a message that was handled in took, and was settled; byHandler if the handler did that. It
+// returns a delivery that has to be handed back, if any.
+func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back *held) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running.remove(h)
@@ -130,7 +155,15 @@ func (d *dispatch) done(h *held, took time.Duration) {
 	} else {
 		d.perMsg = max(d.perMsg+(took-d.perMsg)/8, 1)
 	}
+	if byHandler && h.again != nil {
+		if d.closed {
+			back = h.again
+		} else {
+			d.takeLocked(h.again)
+		}
+	}
 	d.checkIdleLocked()
+	return back
 }
 
 // close ends next for everybody, and returns the messages that no handler has begun.

@@ -102,10 +102,11 @@ type PublishError struct {
 }
 
 func (e *PublishError) Error() string {
+	cause := strings.TrimPrefix(e.Err.Error(), "natty: ")
 	if e.Unknown {
-		return fmt.Sprintf("natty: publish to %q (message id %s): %v: %v", e.Subject, e.MsgID, ErrOutcomeUnknown, e.Err)
+		return fmt.Sprintf("natty: publish to %q (message id %s): %v: %s", e.Subject, e.MsgID, ErrOutcomeUnknown, cause)
 	}
-	return fmt.Sprintf("natty: publish to %q: %v", e.Subject, e.Err)
+	return fmt.Sprintf("natty: publish to %q: %s", e.Subject, cause)
 }
 
 // Unwrap gives the cause, and ErrOutcomeUnknown where it applies.

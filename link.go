@@ -34,37 +34,44 @@ func newLink() *link {
 	return &link{since: time.Now(), gone: make(chan struct{}), changed: make(chan struct{})}
 }
 
-func (l *link) setUp(server string) {
+// setUp and setDown report whether that is a change.
+func (l *link) setUp(server string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.up.Load() {
-		return
+		return false
 	}
 	if l.connected {
 		l.reconnects++
 	}
 	l.connected, l.server = true, server
 	l.setLocked(true)
+	return true
 }
 
-func (l *link) setDown() {
+func (l *link) setDown() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.up.Load() {
-		return
+		return false
 	}
 	l.setLocked(false)
+	return true
 }
 
-// setReason records why there is no connection, and reports whether that is news.
+// setReason records what went wrong, and reports whether that is news. It keeps an error that already has err in
+// it: of the servers' answer, nats.go reports the bare cause at every attempt.
 func (l *link) setReason(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	news := l.lastErr == nil || l.lastErr.Error() != err.Error()
+	if l.lastErr != nil && (errors.Is(l.lastErr, err) || l.lastErr.Error() == err.Error()) {
+		return false
+	}
 	l.lastErr = err
-	return news
+	return true
 }
 
+// setGone may be called again.
 func (l *link) setGone() {
 	l.setDown()
 	l.goneOnce.Do(func() { close(l.gone) })
@@ -90,6 +97,13 @@ func (l *link) everConnected() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.connected
+}
+
+// lastServer is the redacted URL of the server last connected to.
+func (l *link) lastServer() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.server
 }
 
 // wait returns nil as soon as there is a connection, and an error that tells why there is none

@@ -84,6 +84,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	c.idle = sync.NewCond(&c.mu)
 	c.life, c.end = context.WithCancel(context.Background())
 	if err := c.open(ctx, o); err != nil {
+		c.end()
 		return nil, err
 	}
 	return c, nil
@@ -91,7 +92,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 
 // open makes or adopts the connection and what depends on it.
 func (c *Client) open(ctx context.Context, o options) (err error) {
-	if c.conn, err = dial(ctx, c.cfg, o, c.link, c.log); err != nil {
+	if c.conn, err = dial(ctx, c.cfg, o, c.link); err != nil {
 		return err
 	}
 	c.nc = c.conn.nc
@@ -120,6 +121,7 @@ func (c *Client) open(ctx context.Context, o options) (err error) {
 		return err
 	}
 	c.conn.attach(c.acks)
+	c.conn.start()
 	return nil
 }
 
@@ -195,8 +197,8 @@ func (c *Client) shutdown(ctx context.Context) {
 			c.closeErr = fmt.Errorf("natty: close: the last acknowledgements may not have reached the server: %w", err)
 		}
 	}
-	c.acks.close()
 	c.conn.close()
+	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
 }
 
 // flushTimeout bounds the wait for the server to have seen what was sent last.

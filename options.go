@@ -79,10 +79,11 @@ type TLSConfig struct {
 type Option func(*options)
 
 type options struct {
-	log  *slog.Logger
-	tls  *tls.Config
-	nats []nats.Option
-	conn *nats.Conn
+	log   *slog.Logger
+	tls   *tls.Config
+	nats  []nats.Option
+	adopt bool // conn
+	conn  *nats.Conn
 }
 
 // WithLogger sends natty's log to l. Default: slog.Default().
@@ -104,7 +105,9 @@ func WithNATSOptions(opts ...nats.Option) Option {
 // fields of Config about servers, credentials, TLS and reconnecting have no effect then.
 // For natty's guarantees make it with nats.ReconnectBufSize(-1), nats.MaxReconnects(-1)
 // and nats.IgnoreAuthErrorAbort().
-func WithConn(nc *nats.Conn) Option { return func(o *options) { o.conn = nc } }
+func WithConn(nc *nats.Conn) Option {
+	return func(o *options) { o.adopt, o.conn = true, nc }
+}
 
 const defaultPublishTimeout = 5 * time.Second
 

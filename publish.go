@@ -27,7 +27,9 @@ func (c *Client) Publish(ctx context.Context, subject string, data []byte, opts 
 // The message gets a Nats-Msg-Id unless the caller set one (in the headers, or with
 // jetstream.WithMsgID). When an outcome is unknown, because the connection was lost or no answer
 // came, it is sent again with the same id until ctx ends (Config.PublishTimeout when ctx has no deadline),
-// so that the server stores it once. It is not sent again beyond the stream's duplicate window.
+// so that the server stores it once. It is not sent again beyond the stream's duplicate window, which natty
+// asks the server for: without permission for $JS.API.STREAM.NAMES and $JS.API.STREAM.INFO.* it is not sent
+// again at all.
 //
 // Every error is a *PublishError. It matches ErrOutcomeUnknown if the message may be stored all the same.
 // Final answers come back at once: ErrNoStream, ErrTooLarge, ErrStreamFull, ErrClosed, nats.ErrPermissionViolation, a
@@ -73,8 +75,13 @@ type publication struct {
 	ownID    bool // natty made the id: a duplicate can only be ourselves
 	unknown  bool // it may be stored
 	deadline time.Time
-	first    time.Time               // when it was first sent
-	stream   *jetstream.StreamConfig // where it goes, once looked up
+	first    time.Time             // when it was first sent
+	stream   *jetstream.StreamInfo // where it goes, once looked up
+
+	// waiter is there while an answer may still come: attempts that follow a silent one share it, so that a
+	// slow answer to any of them counts.
+	waiter *ackWaiter
+	token  uint64
 }
 
 var ended = func() context.Context {
@@ -90,8 +97,12 @@ func (p *publication) apply(opts []jetstream.PublishOpt) error {
 		return nil
 	}
 	_, err := p.c.js.PublishMsg(ended, p.msg, opts...)
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled):
 		return nil
+	case err == nil: // a nats.go that this does not work with
+		p.unknown = true
+		return &ConfigError{Field: "opts", Reason: "this version of nats.go sends although the context has ended; natty does not work with it"}
 	}
 	return &ConfigError{Field: "opts", Reason: "refused by nats.go", Err: err}
 }
@@ -108,28 +119,36 @@ func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		p.deadline = time.Now().Add(p.c.cfg.PublishTimeout)
 	}
+	ack, err := p.send(ctx)
+	if late := p.stopWaiting(); late != nil && err != nil {
+		ack, err = late, nil
+	}
+	if err != nil {
+		return nil, p.failed(err)
+	}
+	if p.ownID {
+		ack.Duplicate = false
+	}
+	return ack, nil
+}
+
+func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
 	var last error // why the attempt before this one did not do
 	for n := 1; ; n++ {
 		if err := p.ready(ctx, last); err != nil {
-			return nil, p.failed(err)
+			return nil, err
 		}
 		ack, err := p.attempt(ctx, attemptTimeout.base(n))
-		if err == nil {
-			if p.ownID {
-				ack.Duplicate = false
-			}
-			return ack, nil
+		if err != nil {
+			ack, err = p.judge(ctx, err)
 		}
-		ack, err, again := p.judge(ctx, err)
-		if !again {
-			if err != nil {
-				return nil, p.failed(err)
-			}
-			return ack, nil
+		var again *againError
+		if !errors.As(err, &again) {
+			return ack, err
 		}
-		last = err
+		last = again.reason
 		if err := p.pause(ctx, retryPause.delay(n)); err != nil {
-			return nil, p.failed(fmt.Errorf("%w: %w", err, last))
+			return nil, fmt.Errorf("%w: %w", err, last)
 		}
 	}
 }
@@ -145,17 +164,27 @@ func (p *publication) ready(ctx context.Context, last error) error {
 	if !p.unknown {
 		return nil
 	}
-	if err := p.lookUp(ctx); err != nil {
-		return fmt.Errorf("%w: %w", last, err)
+	if p.stream == nil {
+		if err := p.lookUp(ctx); err != nil {
+			return fmt.Errorf("not sent again, since it cannot be known whether the server would still notice: %w: %w", err, last)
+		}
 	}
-	if p.stream.NoAck {
-		return &ConfigError{Field: "stream", Value: p.stream.Name, Reason: "acknowledges nothing (NoAck), so that nobody can know what it stored; set no_ack to false, or publish with Conn().Publish"}
+	config := &p.stream.Config
+	if config.NoAck {
+		return &ConfigError{Field: "stream", Value: config.Name, Reason: "acknowledges nothing (NoAck), so that nobody can know what it stored; set no_ack to false, or publish with Conn().Publish"}
 	}
 	// A tenth is left for the way to the server and for clocks.
-	if window := p.stream.Duplicates; time.Since(p.first) > window-window/10 {
-		return fmt.Errorf("not sent again beyond the duplicate window (%v) of stream %q: %w", window, p.stream.Name, last)
+	if window := config.Duplicates; elapsed(p.first) > window-window/10 {
+		return fmt.Errorf("not sent again beyond the duplicate window (%v) of stream %q: %w", window, config.Name, last)
 	}
 	return nil
+}
+
+// elapsed is the time since t by the clock that says more: the monotonic one stands still while a machine sleeps,
+// the other can be set back.
+func elapsed(t time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
 
 // attempt sends once and waits for the answer.
@@ -163,197 +192,57 @@ func (p *publication) attempt(ctx context.Context, timeout time.Duration) (*jets
 	if !p.deadline.IsZero() {
 		timeout = min(timeout, time.Until(p.deadline))
 	}
-	w, token, reply := p.c.acks.expect(p.msg.Subject)
 	if p.first.IsZero() {
 		p.first = time.Now()
 	}
-	p.msg.Reply = reply
+	if p.waiter == nil {
+		p.waiter, p.token, p.msg.Reply = p.c.acks.expect(p.msg.Subject)
+	}
+	select {
+	case a := <-p.waiter.answer: // to an earlier attempt
+		return p.answered(a)
+	default:
+	}
 	if err := p.c.nc.PublishMsg(p.msg); err != nil {
-		p.c.acks.abandon(w, token)
 		return nil, &sendError{err}
 	}
 	timer := getTimer(timeout)
 	defer putTimer(timer)
-	var err error
 	select {
-	case a := <-w.answer:
-		ackWaiters.Put(w)
-		return a.read()
+	case a := <-p.waiter.answer:
+		return p.answered(a)
 	case <-timer.C:
-		err = errSilent
+		return nil, errSilent
 	case <-ctx.Done():
-		err = ctx.Err()
+		return nil, ctx.Err()
 	}
-	if a, ok := p.c.acks.abandon(w, token); ok {
-		return a.read()
-	}
-	return nil, err
 }
 
-func (a ackAnswer) read() (*jetstream.PubAck, error) {
+// answered reads the one answer that a waiter gets.
+func (p *publication) answered(a ackAnswer) (*jetstream.PubAck, error) {
+	ackWaiters.Put(p.waiter)
+	p.waiter = nil
 	if a.err != nil {
 		return nil, a.err
 	}
 	return parseAck(a.msg)
 }
 
-// sendError is an error of nats.go before anything was handed to the network, or while it was.
-type sendError struct{ err error }
-
-func (e *sendError) Error() string { return e.err.Error() }
-func (e *sendError) Unwrap() error { return e.err }
-
-var errSilent = errors.New("no acknowledgement came")
-
-// judge decides what an attempt's error means. again asks for another attempt, err then says why; otherwise
-// err is final, or nil if ack shows that an earlier attempt was stored after all.
-func (p *publication) judge(ctx context.Context, err error) (ack *jetstream.PubAck, final error, again bool) { //nolint:revive // again comes last: it says what the others mean
-	var sent *sendError
-	if errors.As(err, &sent) {
-		return p.judgeSend(err)
-	}
-	switch code := errorCode(err); code {
-	case 0:
-	case codeDuplicateInFlight, codeConcurrentLastSeq, codeNotAvailable, codeNotLeader, codeNoPeers:
-		// Something with the same id, or for the same subject, is being stored: ask again what became of it.
-		return nil, err, true
-	case codeWrongLastSeq, codeWrongLastID:
-		if p.unknown {
-			return p.readBack(ctx, err)
-		}
-		return nil, err, false
-	default:
-		return nil, p.explain(ctx, code, err), false
-	}
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return p.judgeNoResponders(ctx, err)
-	case errors.Is(err, errSilent), errors.Is(err, nats.ErrDisconnected):
-		p.unknown = true
-		return nil, err, true
-	case errors.Is(err, nats.ErrConnectionClosed):
-		p.unknown = true
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err), false
-	case ctx.Err() != nil:
-		p.unknown = true
-		return nil, err, false
-	}
-	// Refused by permissions, which leaves nothing behind; or answered by something that is not a stream, beside
-	// which there may be one.
-	p.unknown = p.unknown || errors.Is(err, errNoAck)
-	return nil, err, false
-}
-
-// judgeSend decides about an error of the sending itself.
-func (p *publication) judgeSend(err error) (*jetstream.PubAck, error, bool) { //nolint:revive // as judge
-	switch {
-	case errors.Is(err, nats.ErrMaxPayload):
-		return nil, fmt.Errorf("%w: %d bytes with headers, and the server takes %d at most; publish less, or raise its max_payload: %w",
-			ErrTooLarge, p.size(), p.c.nc.MaxPayload(), err), false
-	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err), false
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrHeadersNotSupported):
-		// Between two connections: nothing was sent.
-		return nil, err, true
-	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg), errors.Is(err, nats.ErrBadHeaderMsg):
-		return nil, &ConfigError{Field: "msg", Reason: "refused by nats.go", Err: err}, false
-	}
-	p.unknown = true // part of it may have left
-	return nil, err, true
-}
-
-// judgeNoResponders tells a subject without a stream from a stream without a leader.
-func (p *publication) judgeNoResponders(ctx context.Context, err error) (*jetstream.PubAck, error, bool) { //nolint:revive // as judge
-	ctx, cancel := p.within(ctx)
-	defer cancel()
-	streams, lookErr := p.c.streamsOf(ctx, p.msg.Subject)
-	if lookErr != nil {
-		return nil, fmt.Errorf("%w: %w", err, lookErr), true
-	}
-	if len(streams) == 0 {
-		return nil, fmt.Errorf("%w; make one with EnsureStream, or check the subject: %w", ErrNoStream, err), false
-	}
-	return nil, err, true
-}
-
-// lookUp learns the settings of the stream that holds the subject.
-func (p *publication) lookUp(ctx context.Context) error {
-	if p.stream != nil {
+// stopWaiting gives up waiting. An acknowledgement that came meanwhile is returned.
+func (p *publication) stopWaiting() *jetstream.PubAck {
+	if p.waiter == nil {
 		return nil
 	}
-	ctx, cancel := p.within(ctx)
-	defer cancel()
-	streams, err := p.c.streamsOf(ctx, p.msg.Subject)
+	a, ok := p.c.acks.abandon(p.waiter, p.token)
+	p.waiter = nil
+	if !ok || a.err != nil {
+		return nil
+	}
+	ack, err := parseAck(a.msg)
 	if err != nil {
-		return fmt.Errorf("cannot look up the stream: %w", err)
+		return nil
 	}
-	if len(streams) == 0 {
-		return ErrNoStream
-	}
-	var info struct {
-		Config jetstream.StreamConfig `json:"config"`
-	}
-	if err := p.c.query(ctx, "STREAM.INFO."+streams[0], nil, &info); err != nil {
-		return fmt.Errorf("cannot look up stream %q: %w", streams[0], err)
-	}
-	p.stream = &info.Config
-	return nil
-}
-
-// readBack finds out whether a conditional publish that was sent before is what makes its own
-// repetition fail: the server compares expected sequences before it looks for duplicates. The message it
-// would have stored is the first one of its subject behind the expected sequence.
-func (p *publication) readBack(ctx context.Context, refused error) (*jetstream.PubAck, error, bool) { //nolint:revive // as judge
-	ctx, cancel := p.within(ctx)
-	defer cancel()
-	if err := p.lookUp(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", refused, err), false
-	}
-	requests := []any{map[string]any{"last_by_subj": p.msg.Subject}}
-	for _, name := range []string{jetstream.ExpectedLastSubjSeqHeader, jetstream.ExpectedLastSeqHeader} {
-		if seq, err := strconv.ParseUint(header(p.msg.Header, name), 10, 64); err == nil {
-			requests = append(requests, map[string]any{"seq": seq + 1, "next_by_subj": p.msg.Subject})
-		}
-	}
-	for _, request := range requests {
-		stored, err := p.c.leaderGet(ctx, p.stream.Name, request)
-		if err != nil {
-			continue
-		}
-		h, err := nats.DecodeHeadersMsg(stored.Header)
-		if err == nil && header(h, jetstream.MsgIDHeader) == p.id {
-			return &jetstream.PubAck{Stream: p.stream.Name, Sequence: stored.Sequence}, nil, false
-		}
-	}
-	// Not to be seen: never stored, or stored and removed since. The error says that it is not known.
-	return nil, refused, false
-}
-
-// explain gives the server's refusal its natty name.
-func (p *publication) explain(ctx context.Context, code jetstream.ErrorCode, err error) error {
-	switch code {
-	case codeMsgTooLarge:
-		if lookErr := p.lookUp(ctx); lookErr != nil {
-			return fmt.Errorf("%w: %d bytes with headers: %w: %w", ErrTooLarge, p.size(), err, lookErr)
-		}
-		return fmt.Errorf("%w: %d bytes with headers, and stream %q takes %d at most; publish less, or raise its max_msg_size: %w",
-			ErrTooLarge, p.size(), p.stream.Name, p.stream.MaxMsgSize, err)
-	case codeStoreFailed:
-		// The code also stands for a disk that fails. Only a stream that discards new messages refuses
-		// them for its limits.
-		if lookErr := p.lookUp(ctx); lookErr != nil || p.stream.Discard != jetstream.DiscardNew {
-			return errors.Join(err, lookErr)
-		}
-		return fmt.Errorf("%w: %q; raise its limits, or remove messages: %w", ErrStreamFull, p.stream.Name, err)
-	case codeAccountLimit, codeNoMemory, codeNoStorage:
-		return fmt.Errorf("%w; raise the limits of the account or the server, or remove messages: %w", ErrStreamFull, err)
-	}
-	return err
-}
-
-// size is what the server's limits count: headers and data.
-func (p *publication) size() int {
-	return p.msg.Size() - len(p.msg.Subject) - len(p.msg.Reply)
+	return ack
 }
 
 // within bounds ctx by the publication's deadline.

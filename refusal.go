@@ -7,26 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 )
 
-// refusedError says that every server refuses this client, so that waiting has no purpose.
-type refusedError struct{ errs []error }
-
-func (e *refusedError) Error() string   { return "natty: connect: " + errors.Join(e.errs...).Error() }
-func (e *refusedError) Unwrap() []error { return e.errs }
-
-// asker asks each server by itself why it does not let this client in: with several, nats.go
-// reports only what the last one said.
+// asker asks each server by itself why it does not let this client in: with several, nats.go reports only what
+// the last one said, and while it reconnects, next to nothing.
 type asker struct {
-	opts   nats.Options
-	dialer *dialer
+	opts nats.Options // with the caller's dialer
 }
 
-// start asks all servers in the background. The channel yields one answer: nil if one of them is fine, a
-// *refusedError if all refuse, and else what they said. It comes soon after ctx ends.
+// start asks all servers in the background. There is one answer, soon after ctx ends at the latest: nil if a
+// server is fine, else an *answersError, or ctx's error.
 func (a *asker) start(ctx context.Context) <-chan error {
 	answer := make(chan error, 1)
 	go func() { answer <- a.askAll(ctx) }()
@@ -35,73 +30,97 @@ func (a *asker) start(ctx context.Context) <-chan error {
 
 func (a *asker) askAll(ctx context.Context) error {
 	errs := make([]error, len(a.opts.Servers))
-	refused := make([]bool, len(errs))
 	var wg sync.WaitGroup
 	for i, server := range a.opts.Servers {
-		wg.Go(func() { errs[i], refused[i] = a.askTwice(ctx, server) })
+		wg.Go(func() { errs[i] = a.askTwice(ctx, server) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	all := true
 	for i, err := range errs {
 		if err == nil {
 			return nil
 		}
-		all = all && refused[i]
 		errs[i] = fmt.Errorf("%s: %w", redactURL(a.opts.Servers[i]), err)
 	}
-	if all {
-		return &refusedError{errs}
-	}
-	return errors.Join(errs...)
+	return &answersError{errs}
 }
 
-// askTwice asks one server, and again if the answer is not a clear refusal: one that comes in
-// the middle of a TLS handshake can look like a connection reset.
-func (a *asker) askTwice(ctx context.Context, server string) (err error, refused bool) { //nolint:revive // err comes with refused, not after it
-	for range 2 {
-		if err = a.ask(ctx, server); err == nil {
-			return nil, false
-		}
-		if why := refusal(err); why != "" {
-			return fmt.Errorf("%s: %w", why, err), true
-		}
+// askTwice asks one server, and again if the answer is no clear refusal: one that comes in the middle of a TLS
+// handshake can look like a lost connection.
+func (a *asker) askTwice(ctx context.Context, server string) error {
+	err := a.ask(ctx, server)
+	var refused *refusedError
+	if err == nil || errors.As(err, &refused) {
+		return err
 	}
-	return err, false
+	return a.ask(ctx, server)
 }
 
 func (a *asker) ask(ctx context.Context, server string) error {
 	opts := a.opts
 	d := newDialer(&opts)
-	d.theirs = a.dialer.theirs
-	stop := context.AfterFunc(ctx, d.shut)
+	stop := context.AfterFunc(ctx, d.interrupt)
 	defer stop()
-	defer d.end()
-	opts.Servers, opts.Url = []string{server}, ""
-	opts.CustomDialer, opts.SkipHostLookup = d, true
+	opts.Servers, opts.CustomDialer = []string{server}, d
 	opts.AllowReconnect, opts.RetryOnFailedConnect = false, false
-	opts.AsyncErrorCB, opts.DisconnectedErrCB, opts.ConnectedCB, opts.ClosedCB = nil, nil, nil, nil
+	opts.AsyncErrorCB = func(*nats.Conn, *nats.Subscription, error) {}                                // nil prints
+	opts.ConnectedCB, opts.ClosedCB, opts.DisconnectedErrCB, opts.DisconnectedCB = nil, nil, nil, nil //nolint:staticcheck // deprecated, and still called
+	opts.LameDuckModeHandler, opts.DiscoveredServersCB = nil, nil
 	nc, err := opts.Connect()
-	if err != nil {
-		return err
+	if err == nil {
+		nc.Close()
+		return nil
 	}
-	nc.Close()
-	return nil
+	connected, dialErr := d.last()
+	switch {
+	case errors.Is(err, nats.ErrNoServers) && dialErr != nil:
+		err = dialErr // nats.go hides a refused connection
+	case connected && errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the server accepts connections and says nothing; if it expects TLS first, set tls.handshake_first: %w", err)
+	}
+	if advice := a.advice(err); advice != "" {
+		return &refusedError{advice, err}
+	}
+	return err
 }
 
-// refusal says what the server, or the check of its certificate, objects to and what to do; "" if
-// the error may pass by itself.
-func refusal(err error) string {
-	var (
-		unknownCA x509.UnknownAuthorityError
-		wrongHost x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
-		notTLS    tls.RecordHeaderError
-		opErr     *net.OpError
-	)
+// refusedError is the clear refusal of one server.
+type refusedError struct {
+	advice string
+	err    error
+}
+
+func (e *refusedError) Error() string { return e.advice + ": " + e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// answersError is what the servers said, none of which let this client in.
+type answersError struct{ errs []error }
+
+func (e *answersError) Error() string {
+	texts := make([]string, len(e.errs))
+	for i, err := range e.errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e *answersError) Unwrap() []error { return e.errs }
+
+// final reports that every server refuses, so that waiting has no purpose.
+func (e *answersError) final() bool {
+	for _, err := range e.errs {
+		var refused *refusedError
+		if !errors.As(err, &refused) {
+			return false
+		}
+	}
+	return true
+}
+
+// advice says what a clear refusal means and what to do about it. It is empty for what may pass by itself.
+func (a *asker) advice(err error) string {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization):
 		return "the server refused the login; check user and password, token, creds_file or nkey_file"
@@ -110,7 +129,23 @@ func refusal(err error) string {
 	case errors.Is(err, nats.ErrAuthRevoked):
 		return "the login was revoked; get new credentials"
 	case errors.Is(err, nats.ErrNkeysNotSupported):
-		return "the server asks for no nkey; log in another way"
+		return "the server takes no nkey; log in another way"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return "TLS is configured here and the server does not offer it; use a nats:// URL and no tls settings, or set up TLS on the server"
+	}
+	return a.tlsAdvice(err)
+}
+
+func (a *asker) tlsAdvice(err error) string {
+	var (
+		unknownCA x509.UnknownAuthorityError
+		wrongHost x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		notTLS    tls.RecordHeaderError
+		alert     tls.AlertError
+		opErr     *net.OpError
+	)
+	switch {
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority; set tls.ca_file to that authority's certificate"
 	case errors.As(err, &wrongHost):
@@ -119,12 +154,23 @@ func refusal(err error) string {
 		return "the server's certificate has expired or is not valid yet; renew it, or check this machine's clock"
 	case errors.As(err, &invalid):
 		return "the server's certificate is not valid for this use"
-	case errors.Is(err, nats.ErrSecureConnWanted), errors.As(err, &notTLS):
-		return "TLS is configured here and the server does not offer it; use a nats:// URL and no tls settings, or set up TLS on the server"
-	case errors.Is(err, nats.ErrSecureConnRequired):
-		return "the server requires TLS; set tls.ca_file"
+	case errors.As(err, &notTLS) && a.opts.TLSHandshakeFirst:
+		return "the server does not start with TLS; unset tls.handshake_first, or set handshake_first on the server"
+	case errors.As(err, &notTLS):
+		return "TLS is configured here and the server does not speak it; use a nats:// URL and no tls settings, or set up TLS on the server"
 	case errors.As(err, &alert) && errors.As(err, &opErr) && opErr.Op == "remote error":
-		return "the server refused the TLS handshake, as it does without a client certificate that it trusts; check tls.cert_file and tls.key_file"
+		return alertAdvice(alert)
+	}
+	return ""
+}
+
+// alertAdvice explains the TLS alert with which a server ended a handshake (RFC 8446, section 6.2).
+func alertAdvice(alert tls.AlertError) string {
+	switch alert {
+	case 42, 43, 44, 45, 46, 48, 49, 116: // about the certificate
+		return "the server refused the client's certificate, or the lack of one; set tls.cert_file and tls.key_file to a certificate that it trusts"
+	case 40, 47, 70, 71, 112: // no common ground
+		return "the server refused the TLS handshake; check which TLS versions it allows, and tls.server_name"
 	}
 	return ""
 }

@@ -13,19 +13,19 @@ import (
 // handle runs the handler with a message, and settles it.
 func (e *engine) handle(h *held) {
 	start := time.Now()
-	finished := false
+	err, stack := errGoexit, []byte(nil)
 	defer func() {
-		if !finished {
-			// runtime.Goexit ran through the handler, as t.FailNow does: nothing was said about the message.
-			e.settle(h, errors.New("the handler ended its goroutine"), nil)
+		byHandler := e.settle(h, err, stack)
+		if back := e.dispatch.done(h, time.Since(start), byHandler); back != nil {
+			e.handBack(back)
 		}
-		e.dispatch.done(h, time.Since(start))
 		e.more()
 	}()
-	err, stack := e.call(&h.deliveryCtx, h.msg)
-	e.settle(h, err, stack)
-	finished = true
+	err, stack = e.call(&h.deliveryCtx, h.msg)
 }
+
+// errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.
+var errGoexit = errors.New("the handler ended its goroutine")
 
 // call runs the handler. A panic becomes an error, with where it happened.
 func (e *engine) call(ctx context.Context, msg *nats.Msg) (err error, stack []byte) { //nolint:revive // stack belongs to err
@@ -42,44 +42,46 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (err error, stack []by
 	return e.handler(ctx, msg), nil
 }
 
-// settle tells the server the verdict on a message. One that the handler settled itself is left at that.
-func (e *engine) settle(h *held, err error, stack []byte) {
+// settle tells the server the verdict on a message, and reports whether the handler had done that before.
+func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 	if err == nil {
-		e.tell(h.msg.Ack)
-		return
+		return e.tell(h.msg.Ack)
 	}
 	var v *verdict
 	explicit := errors.As(err, &v)
 	final := explicit && v.permanent
 	switch {
 	case final:
-		e.tell(h.msg.Term)
+		byHandler = e.tell(h.msg.Term)
 	case explicit:
-		e.retry(h.msg, v.after)
+		byHandler = e.retry(h, v.after)
 	default:
-		e.retry(h.msg, e.cfg.Backoff.delay(h.d.Attempt))
+		byHandler = e.retry(h, e.cfg.Backoff.delay(h.d.Attempt))
 	}
 	e.report(&HandlerError{Subject: h.msg.Subject, Delivery: h.d, Stack: stack, Final: final, Err: err})
+	return byHandler
 }
 
-func (e *engine) retry(msg *nats.Msg, after time.Duration) {
+// retry gives a message back, to come again after a while.
+func (e *engine) retry(h *held, after time.Duration) (byHandler bool) {
+	e.dispatch.letGo(h)
 	if after <= 0 {
-		e.tell(msg.Nak)
-		return
+		return e.tell(h.msg.Nak)
 	}
-	e.tell(func(opts ...nats.AckOpt) error { return msg.NakWithDelay(after, opts...) })
+	return e.tell(func(opts ...nats.AckOpt) error { return h.msg.NakWithDelay(after, opts...) })
 }
 
-// tell sends a verdict. One that finds no connection is kept for the next: forgotten, it would let a message
-// that was handled come again.
-func (e *engine) tell(verdict func(...nats.AckOpt) error) {
+// tell sends a verdict, and reports whether the handler had sent one before. A verdict that finds no connection is
+// kept for the next: forgotten, it would let a message that was handled come again.
+func (e *engine) tell(verdict func(...nats.AckOpt) error) (byHandler bool) {
 	err := verdict()
 	if err == nil || errors.Is(err, nats.ErrMsgAlreadyAckd) {
-		return
+		return err != nil
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.owed = append(e.owed, verdict)
+	return false
 }
 
 // tellOwed sends the verdicts that were kept, in the order in which they were given.

@@ -4,40 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// EnsureStream makes the stream of cfg.Name if it is missing. Of an existing one it changes what cfg
-// sets and leaves the rest as it is, fields that this version of nats.go does not know included; it
-// writes nothing if there is no difference. Set is what is not a zero value; retention, storage and
-// discard always count as set, since their zero values mean something. Metadata is merged key by key.
+// EnsureStream makes the stream of cfg.Name if it is missing, with Config.Replicas where cfg gives no
+// number. Of an existing one it changes what cfg sets and leaves the rest as it is, fields that this version of
+// nats.go does not know included; it writes nothing if there is no difference.
 //
-// Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then. Several
-// instances may call it at once. Without a deadline in ctx it takes at most 5s.
+// Set is what is not a zero value; so nothing can be switched off or put back to a default with it (use
+// JetStream().UpdateStream for that), and a stream that refuses new messages when full is not made to drop
+// old ones. Retention and storage always count as set. Metadata is merged key by key, lists are replaced;
+// the order of subjects does not matter.
+//
+// Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then: storage,
+// retention, mirror, and what the server refuses. Several instances may call it at once; of two that ask for
+// different settings at the same moment either may win. Without a deadline in ctx it takes at most 5s.
 func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := validStream(cfg); err != nil {
 		return nil, err
 	}
-	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
-	defer cancel()
-	if cfg.Replicas == 0 && c.cfg.Replicas > 1 {
-		// Config's default is for what is made here; an existing stream keeps its own.
-		exists, err := c.streamExists(ctx, cfg.Name)
-		if err != nil {
-			return nil, fmt.Errorf("natty: stream %q: %w", cfg.Name, err)
-		}
-		if !exists {
-			cfg.Replicas = c.cfg.Replicas
-		}
-	}
-	want, err := settings(cfg, "retention", "storage", "discard")
+	want, err := streamSettings(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Compression == jetstream.NoCompression {
-		delete(want, "compression") // "none" when not set
+	if cfg.Replicas == 0 {
+		cfg.Replicas = c.cfg.Replicas // of a new stream only: it is not in want
 	}
+	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
+	defer cancel()
 	err = c.converge(ctx, resource{
 		kind: "stream", name: cfg.Name, want: want,
 		info:   "STREAM.INFO." + cfg.Name,
@@ -61,6 +58,44 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 		return nil, fmt.Errorf("natty: stream %q: %w", cfg.Name, err)
 	}
 	return stream, nil
+}
+
+// streamSettings returns what cfg sets, in the form in which the server returns it.
+func streamSettings(cfg jetstream.StreamConfig) (map[string]any, error) {
+	cfg.Mirror = asStored(cfg.Mirror)
+	cfg.Sources = slices.Clone(cfg.Sources)
+	for i, s := range cfg.Sources {
+		cfg.Sources[i] = asStored(s)
+	}
+	want, err := settings(cfg, "retention", "storage")
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Discard == jetstream.DiscardOld {
+		delete(want, "discard") // "old" when not set
+	}
+	if cfg.Compression == jetstream.NoCompression {
+		delete(want, "compression") // "none" when not set
+	}
+	return want, nil
+}
+
+// asStored writes a source as the server keeps it: nats.go turns a Domain into an API prefix when it
+// sends it, and times are kept in UTC.
+func asStored(source *jetstream.StreamSource) *jetstream.StreamSource {
+	if source == nil {
+		return nil
+	}
+	s := *source
+	if s.Domain != "" && s.External == nil {
+		s.External = &jetstream.ExternalStream{APIPrefix: Config{Domain: s.Domain}.apiPrefix()}
+		s.External.APIPrefix = strings.TrimSuffix(s.External.APIPrefix, ".")
+	}
+	if s.OptStartTime != nil {
+		utc := s.OptStartTime.UTC()
+		s.OptStartTime = &utc
+	}
+	return &s
 }
 
 func validStream(cfg jetstream.StreamConfig) error {

@@ -21,6 +21,10 @@ func ready(nodes []*Node) bool {
 		if srv.NumRoutes() < (len(running)-1)*int(n.links.Load()) {
 			return false
 		}
+		// Until a leader has heard of a server, it places no replica there.
+		if len(srv.ActivePeers()) < len(running) {
+			return false
+		}
 		if !srv.JetStreamIsCurrent() || !healthy(srv) || !agrees(srv, leaders) {
 			return false
 		}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Nothing here asserts a speed: that is for the program, on a machine that is at rest.
+func TestEveryRowCountsEveryMessage(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // where the server keeps its store
+	profile := filepath.Join(t.TempDir(), "cpu")
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-rounds", "2", "-messages", "300", "-cpuprofile", profile}, &out))
+	t.Log(out.String())
+	for _, r := range rows {
+		line := regexp.MustCompile(`(?m)^` + r.name + ` .*$`).FindString(out.String())
+		require.NotEmpty(t, line, "no line for %s", r.name)
+		require.Equal(t, r.target > 0, strings.Contains(line, "PASS") || strings.Contains(line, "below"), line)
+	}
+	require.FileExists(t, profile)
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	require.Empty(t, left, "the server's store is removed")
+}
+
+func TestOnlyTheRowsThatWereAskedForAreRun(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-rounds", "1", "-messages", "10", "-row", "x1$"}, &out))
+	require.Contains(t, out.String(), "Publish x1 ")
+	require.NotContains(t, out.String(), "Process")
+}
+
+func TestWrongFlagsAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-rounds", "0"}, {"-messages", "-1"}, {"-row", "("}, {"-none"}, {"Publish"}} {
+		require.Error(t, run(t.Context(), args, &bytes.Buffer{}), args)
+	}
+}
+
+func TestMediansAndRatiosArePairedWithinRounds(t *testing.T) {
+	t.Parallel()
+	require.InDelta(t, 2, quantile([]float64{3, 1, 2}, 0.5), 0)
+	require.InDelta(t, 2.5, quantile([]float64{4, 1, 3, 2}, 0.5), 0)
+	require.InDelta(t, 7, quantile([]float64{7}, 0.75), 0)
+	res := summarize(row{target: 0.95},
+		[]sample{{perSecond: 90, mallocs: 6}, {perSecond: 900, mallocs: 8}, {perSecond: 50, mallocs: 7}},
+		[]sample{{perSecond: 100, mallocs: 5}, {perSecond: 1000, mallocs: 5}, {perSecond: 100, mallocs: 5}})
+	require.InDelta(t, 0.9, res.ratio, 1e-9)
+	require.InDelta(t, 90, res.natty.perSecond, 0)
+	require.True(t, res.below())
+	res.row.target = 0
+	require.False(t, res.below())
+}

@@ -1,0 +1,112 @@
+// Command bench compares natty with nats.go used directly, on one nats-server process on this machine. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime/pprof"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type settings struct {
+	rounds     int
+	messages   int
+	row        *regexp.Regexp
+	check      bool
+	cpuProfile string
+}
+
+func parseFlags(args []string, out io.Writer) (settings, error) {
+	var s settings
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.IntVar(&s.rounds, "rounds", 7, "measurements of each side; odd numbers have a middle one")
+	flags.IntVar(&s.messages, "messages", 0, "messages per measurement (default: each row's own)")
+	row := flags.String("row", "", "run only the rows whose name matches this `regexp`")
+	flags.BoolVar(&s.check, "check", false, "exit 1 if a row is below its target")
+	flags.StringVar(&s.cpuProfile, "cpuprofile", "", "write a CPU profile to this `file`; its samples are tagged with row and side")
+	if err := flags.Parse(args); err != nil {
+		return s, err
+	}
+	var err error
+	if s.row, err = regexp.Compile(*row); err != nil {
+		return s, fmt.Errorf("-row: %w", err)
+	}
+	if s.rounds < 1 || s.messages < 0 || flags.NArg() > 0 {
+		return s, errors.New("-rounds must be 1 or more, -messages 0 or more, and there are no other arguments")
+	}
+	return s, nil
+}
+
+// run is the whole program.
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	s, err := parseFlags(args, out)
+	if err != nil {
+		return err
+	}
+	srv, err := startServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, srv.stop()) }()
+	if s.cpuProfile != "" {
+		stop, err := profile(s.cpuProfile)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	printHead(out, s.rounds)
+	below := 0
+	for _, r := range rows {
+		if !s.row.MatchString(r.name) {
+			continue
+		}
+		if s.messages > 0 {
+			r.messages = s.messages
+		}
+		res, err := measure(ctx, srv.url, r, s.rounds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		res.print(out)
+		if res.below() {
+			below++
+		}
+	}
+	if s.check && below > 0 {
+		return fmt.Errorf("%d rows are below their target", below)
+	}
+	return nil
+}
+
+func profile(file string) (stop func(), err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}, nil
+}

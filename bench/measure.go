@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty"
+)
+
+const (
+	streamName = "BENCH"
+	subject    = "bench.orders"
+	durable    = "bench"
+)
+
+// payload is the body of every message.
+var payload = make([]byte, 128)
+
+// client is what a side works with: natty or nats.go on a connection of its own, which is made
+// before the clock runs.
+type client struct {
+	natty *natty.Client
+	js    jetstream.JetStream
+}
+
+// trial is one measurement of one side.
+type trial struct {
+	client
+	messages int
+	start    time.Time
+	took     time.Duration
+}
+
+// done stops the clock. A side calls it when its last message is through; what it does to end is not measured.
+func (t *trial) done() { t.took = time.Since(t.start) }
+
+// sample is what a trial measured.
+type sample struct {
+	perSecond float64
+	mallocs   float64 // per message, in this process
+}
+
+// result is what the rounds of a row came to, all medians.
+type result struct {
+	row        row
+	natty, raw sample
+	ratio      float64 // of the throughputs within one round
+	low, high  float64 // the middle half of the ratios
+}
+
+func (r *result) below() bool { return r.ratio < r.row.target }
+
+// measure runs a row. The sides take turns, and who begins changes from round to round, so that what else happens on the
+// machine happens to both; the ratio is taken within each round for the same reason.
+func measure(ctx context.Context, url string, r row, rounds int) (*result, error) {
+	sides := []struct {
+		name    string
+		f       side
+		client  client
+		samples []sample
+	}{{name: "natty", f: r.natty}, {name: "raw", f: r.raw}}
+	for i := range sides {
+		s := &sides[i]
+		var err error
+		// The goroutines of a connection keep the labels of the one that made it.
+		label(ctx, r, s.name, func(ctx context.Context) { s.client, err = connect(ctx, url, s.name) })
+		if err != nil {
+			return nil, err
+		}
+		defer s.client.close(ctx)
+	}
+	for n := range rounds {
+		for i := range sides {
+			s := &sides[(i+n)%2]
+			var one sample
+			var err error
+			label(ctx, r, s.name, func(ctx context.Context) { one, err = r.try(ctx, s.client, s.f) })
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+			s.samples = append(s.samples, one)
+		}
+	}
+	return summarize(r, sides[0].samples, sides[1].samples), nil
+}
+
+func label(ctx context.Context, r row, side string, f func(context.Context)) {
+	pprof.Do(ctx, pprof.Labels("row", r.name, "side", side), f)
+}
+
+func connect(ctx context.Context, url, side string) (client, error) {
+	if side == "natty" {
+		c, err := natty.Connect(ctx, natty.Config{Name: "bench", Servers: []string{url}}, natty.WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return client{}, err
+		}
+		return client{natty: c, js: c.JetStream()}, nil
+	}
+	nc, err := nats.Connect(url, nats.Name("bench"))
+	if err != nil {
+		return client{}, err
+	}
+	js, err := jetstream.New(nc)
+	return client{js: js}, err
+}
+
+func (c client) close(ctx context.Context) {
+	if c.natty != nil {
+		_ = c.natty.Close(ctx) // nothing is under way any more
+		return
+	}
+	c.js.Conn().Close()
+}
+
+// try measures one side once, on a stream made for it, and checks that every message was counted.
+func (r row) try(ctx context.Context, c client, f side) (s sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	stream, err := c.js.CreateStream(ctx, jetstream.StreamConfig{Name: streamName, Subjects: []string{"bench.>"}})
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, c.js.DeleteStream(context.WithoutCancel(ctx), streamName)) }()
+	if r.prefilled {
+		if err := fill(ctx, c.js, r.messages); err != nil {
+			return s, fmt.Errorf("fill the stream: %w", err)
+		}
+	}
+	t := &trial{client: c, messages: r.messages}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	t.start = time.Now()
+	err = f(ctx, t)
+	runtime.ReadMemStats(&after)
+	if err != nil {
+		return s, err
+	}
+	if err := r.verify(ctx, stream); err != nil {
+		return s, err
+	}
+	n := float64(r.messages)
+	return sample{perSecond: n / t.took.Seconds(), mallocs: float64(after.Mallocs-before.Mallocs) / n}, nil
+}
+
+// fill puts n messages into the stream.
+func fill(ctx context.Context, js jetstream.JetStream, n int) error {
+	js, err := jetstream.New(js.Conn(), jetstream.WithPublishAsyncMaxPending(4000))
+	if err != nil {
+		return err
+	}
+	for range n {
+		if _, err := js.PublishAsync(subject, payload, jetstream.WithStallWait(time.Minute)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// verify asks the server whether all messages were stored, and acknowledged where they were consumed.
+func (r row) verify(ctx context.Context, stream jetstream.Stream) error {
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.State.Msgs != uint64(r.messages) {
+		return fmt.Errorf("%d of %d messages are in the stream", info.State.Msgs, r.messages)
+	}
+	if !r.prefilled {
+		return nil
+	}
+	consumer, err := stream.Consumer(ctx, durable)
+	if err != nil {
+		return err
+	}
+	for {
+		info, err := consumer.Info(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("acknowledgements are missing: %w", err)
+		case info.NumPending == 0 && info.NumAckPending == 0:
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond) // the server is still reading them
+	}
+}
+
+func summarize(r row, natty, raw []sample) *result {
+	res := &result{row: r, natty: median(natty), raw: median(raw)}
+	var ratios []float64
+	for i := range natty {
+		ratios = append(ratios, natty[i].perSecond/raw[i].perSecond)
+	}
+	res.ratio, res.low, res.high = quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75)
+	return res
+}
+
+func median(samples []sample) sample {
+	var perSecond, mallocs []float64
+	for _, s := range samples {
+		perSecond = append(perSecond, s.perSecond)
+		mallocs = append(mallocs, s.mallocs)
+	}
+	return sample{perSecond: quantile(perSecond, 0.5), mallocs: quantile(mallocs, 0.5)}
+}
+
+// quantile interpolates between the two nearest values.
+func quantile(values []float64, q float64) float64 {
+	values = slices.Sorted(slices.Values(values))
+	at := q * float64(len(values)-1)
+	i := int(at)
+	if i+1 == len(values) {
+		return values[i]
+	}
+	return values[i] + (at-float64(i))*(values[i+1]-values[i])
+}
+
+func printHead(out io.Writer, rounds int) {
+	fmt.Fprintf(out, "medians of %d rounds, %d B messages, %d CPUs\n\n", rounds, len(payload), runtime.GOMAXPROCS(0))
+	fmt.Fprintf(out, "%-14s %10s %10s %7s %13s %7s  %-6s %14s\n",
+		"", "natty/s", "raw/s", "ratio", "middle half", "target", "", "allocs/message")
+}
+
+func (r *result) print(out io.Writer) {
+	target, mark := "-", ""
+	if r.row.target > 0 {
+		target, mark = fmt.Sprintf("%.2f", r.row.target), "PASS"
+		if r.below() {
+			mark = "below"
+		}
+	}
+	fmt.Fprintf(out, "%-14s %10.0f %10.0f %7.3f  %.3f - %.3f %7s  %-6s %6.1f vs %.1f\n",
+		r.row.name, r.natty.perSecond, r.raw.perSecond, r.ratio, r.low, r.high, target, mark, r.natty.mallocs, r.raw.mallocs)
+}
