@@ -265,8 +265,10 @@ func TestShutdownHandsTheBufferToAnotherInstanceAtOnce(t *testing.T) {
 	}
 	close(release)
 	require.NoError(t, stop())
-	unacked, waiting := ackPending(t, c, "S", "test_s")
-	assert.Zero(t, unacked+waiting)
+	eventually(t, func() bool {
+		unacked, waiting := ackPending(t, c, "S", "test_s")
+		return unacked+waiting == 0
+	}, "all are acknowledged")
 	assert.Zero(t, second.repeats())
 }
 

@@ -22,9 +22,10 @@ type Config struct {
 	// Name is who this service is. It names the connection on the server and, with
 	// the subject, the durables that are not named explicitly.
 	Name string `json:"name,omitempty"`
-	// Servers are URLs (nats, tls, ws or wss) of servers of one cluster, any of which will do.
-	// Default: $NATS_URL, else nats://127.0.0.1:4222. A URL may carry credentials,
-	// which then take the place of User, Password and Token for its server.
+	// Servers are URLs (nats, tls, ws or wss; nats when left out) of servers of one cluster, any of which will
+	// do. Each may also be a list, separated by commas. Default: $NATS_URL, else nats://127.0.0.1:4222. A
+	// URL may carry credentials, which then take the place of User, Password and Token for its server; special
+	// characters in them, a comma too, are percent-encoded.
 	Servers []string `json:"servers,omitempty"`
 
 	User     string `json:"user,omitempty"`
@@ -58,8 +59,8 @@ type Config struct {
 }
 
 // TLSConfig says how the server is verified and how this client proves who it is.
-// Setting any file, or a tls:// URL, demands TLS; a server that requires TLS gets it
-// in any case. The files are PEM.
+// Setting any of this, or a tls:// URL, demands TLS; a server that requires TLS gets it
+// in any case. The files are PEM, and read at Connect.
 type TLSConfig struct {
 	// CAFile holds the certificate authorities to trust. Default: the system's.
 	CAFile string `json:"ca_file,omitempty"`
@@ -86,17 +87,25 @@ type options struct {
 	conn  *nats.Conn
 }
 
-// WithLogger sends natty's log to l. Default: slog.Default().
-func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
+// WithLogger sends natty's log to l. Default, also for nil: slog.Default().
+func WithLogger(l *slog.Logger) Option {
+	return func(o *options) {
+		if l != nil {
+			o.log = l
+		}
+	}
+}
 
 // WithTLSConfig starts from cfg, which is copied; what Config.TLS sets is put on top.
 func WithTLSConfig(cfg *tls.Config) Option {
 	return func(o *options) { o.tls = cfg.Clone() }
 }
 
-// WithNATSOptions passes options on to nats.go. Their handlers are called beside
-// natty's. What natty's guarantees rest on is not theirs to change: reconnecting for
-// ever (unless DisableReconnect) and no reconnect buffer.
+// WithNATSOptions passes options on to nats.go. Their handlers are called beside natty's. Those that give
+// credentials or certificates, and a custom dialer, may be called by several goroutines at once: while there is no
+// connection, every server is also asked by itself. What natty's guarantees rest on is not theirs
+// to change: reconnecting for ever (unless DisableReconnect) and no reconnect buffer. Nor are the
+// servers, which are Config's.
 func WithNATSOptions(opts ...nats.Option) Option {
 	return func(o *options) { o.nats = append(o.nats, opts...) }
 }
@@ -113,25 +122,17 @@ const defaultPublishTimeout = 5 * time.Second
 
 // withDefaults fills in what is not set. The Servers of the result are one URL each, with scheme.
 func (c Config) withDefaults() Config {
-	servers := c.Servers
-	if len(servers) == 0 {
-		servers = []string{os.Getenv("NATS_URL")}
+	var servers []string
+	for _, list := range c.Servers {
+		servers = append(servers, splitServers(list)...)
 	}
-	c.Servers = nil
-	for _, list := range servers {
-		for s := range strings.SplitSeq(list, ",") {
-			if s = strings.TrimSpace(s); s == "" {
-				continue
-			}
-			if !strings.Contains(s, "://") {
-				s = "nats://" + s
-			}
-			c.Servers = append(c.Servers, s)
-		}
+	if servers == nil {
+		servers = splitServers(os.Getenv("NATS_URL"))
 	}
-	if len(c.Servers) == 0 {
-		c.Servers = []string{nats.DefaultURL}
+	if servers == nil {
+		servers = []string{nats.DefaultURL}
 	}
+	c.Servers = servers
 	if c.Replicas == 0 {
 		c.Replicas = 1
 	}
@@ -141,14 +142,46 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// splitServers splits a list at its commas, except at one that seems to belong to a password; validate refuses what
+// then holds one. Otherwise half a password could pass for a host, and be shown.
+func splitServers(list string) []string {
+	var servers []string
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		switch scheme := strings.Contains(s, "://"); {
+		case s == "":
+		case scheme:
+			servers = append(servers, s)
+		case strings.Contains(s, "@") && len(servers) > 0:
+			servers[len(servers)-1] += "," + s
+		default:
+			servers = append(servers, "nats://"+s)
+		}
+	}
+	return servers
+}
+
+// parseServer parses the URL of one server; nil if it is none.
+func parseServer(s string) *url.URL {
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || strings.Contains(s, ",") {
+		return nil
+	}
+	// A password that is not encoded can end up behind the host, and its first half in the host's place.
+	if rest := u.Path + u.RawQuery + u.Fragment; strings.Contains(rest, "@") {
+		return nil
+	}
+	return u
+}
+
 // validate reports the first setting that cannot work. It expects defaults to be filled in.
 func (c Config) validate() error {
 	ws := 0
 	for i, s := range c.Servers {
 		field := fmt.Sprintf("servers[%d]", i)
-		u, err := url.Parse(s)
-		if err != nil || u.Hostname() == "" {
-			// The parser's error quotes the URL, password and all.
+		u := parseServer(s)
+		if u == nil {
+			// Neither the URL nor the parser's error, which quotes it, can be shown.
 			return &ConfigError{Field: field, Reason: "is not a URL (not shown: it may hold a password); expected nats://host:port, with special characters of a password percent-encoded"}
 		}
 		switch u.Scheme {
@@ -180,10 +213,11 @@ func (c Config) validate() error {
 	case c.PublishTimeout < 0:
 		return negative("publish_timeout", c.PublishTimeout)
 	}
-	for field, v := range map[string]string{"domain": c.Domain, "api_prefix": strings.TrimSuffix(c.APIPrefix, ".")} {
-		if v != "" && (validSubject(v) != "" || hasWildcard(v)) {
-			return &ConfigError{Field: field, Value: v, Reason: "is not a subject prefix; expected tokens separated by dots, without spaces and wildcards"}
-		}
+	if d := c.Domain; d != "" && (validSubject(d) != "" || strings.ContainsAny(d, ".*>")) {
+		return &ConfigError{Field: "domain", Value: d, Reason: "is not the name of a domain; expected one word without spaces, dots and wildcards"}
+	}
+	if p := c.APIPrefix; p != "" && (validSubject(strings.TrimSuffix(p, ".")) != "" || hasWildcard(strings.TrimSuffix(p, "."))) {
+		return &ConfigError{Field: "api_prefix", Value: p, Reason: "is not a subject prefix; expected tokens separated by dots, without spaces and wildcards"}
 	}
 	return nil
 }
@@ -203,9 +237,9 @@ func (c Config) apiPrefix() string {
 	return "$JS.API."
 }
 
-// Secret is a string that is not shown: it prints, logs and marshals as [redacted].
-// An unexported field of another package's struct is out of its reach: fmt does not
-// call methods there.
+// Secret is a string that is not shown: it prints, logs and marshals as [redacted]. Out of its reach, as out
+// of every type's, is what fmt prints without asking: unexported fields of other structs, and the
+// verbs %p and %w, which are for other things (go vet reports them).
 type Secret string
 
 const redacted = "[redacted]"
@@ -261,23 +295,18 @@ func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.redacted()
 // LogValue implements slog.LogValuer.
 func (c Config) LogValue() slog.Value { return slog.AnyValue(c.redacted()) }
 
-// redactURL shows of a URL list what is safe: schemes and hosts.
+// redactURL shows of a list of URLs what is safe: schemes and hosts.
 func redactURL(list string) string {
-	var out []string
-	for s := range strings.SplitSeq(list, ",") {
-		s = strings.TrimSpace(s)
-		if !strings.Contains(s, "://") {
-			s = "nats://" + s
-		}
-		u, err := url.Parse(s)
-		switch {
-		case err != nil || u.Hostname() == "" || u.Opaque != "":
-			out = append(out, redacted)
+	servers := splitServers(list)
+	for i, s := range servers {
+		switch u := parseServer(s); {
+		case u == nil:
+			servers[i] = redacted
 		case u.User != nil:
-			out = append(out, u.Scheme+"://"+redacted+"@"+u.Host)
+			servers[i] = u.Scheme + "://" + redacted + "@" + u.Host
 		default:
-			out = append(out, u.Scheme+"://"+u.Host)
+			servers[i] = u.Scheme + "://" + u.Host
 		}
 	}
-	return strings.Join(out, ",")
+	return strings.Join(servers, ",")
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -84,10 +83,10 @@ func loadPair(certFile, keyFile string) (tls.Certificate, error) {
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return none, &ConfigError{Field: "tls.key_file", Value: keyFile, Reason: "does not go with tls.cert_file " + certFile, Err: err}
+		return none, &ConfigError{Field: "tls.key_file", Value: keyFile, Reason: "does not go with tls.cert_file " + certFile + "; expected its private key, not encrypted", Err: err}
 	}
-	if pair.Leaf != nil && time.Now().After(pair.Leaf.NotAfter) {
-		return none, &ConfigError{Field: "tls.cert_file", Value: certFile, Reason: fmt.Sprintf("expired on %s; get a new certificate", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))}
+	if end := pair.Leaf.NotAfter; time.Now().After(end) {
+		return none, &ConfigError{Field: "tls.cert_file", Value: certFile, Reason: "expired on " + end.UTC().Format(time.RFC3339) + "; get a new certificate"}
 	}
 	return pair, nil
 }
@@ -124,11 +123,11 @@ func readFile(field, file string) ([]byte, error) {
 	data, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, &ConfigError{Field: field, Value: file, Reason: "there is no such file; check the path", Err: os.ErrNotExist}
+		return nil, &ConfigError{Field: field, Value: file, Reason: "there is no such file; check the path", Err: err}
 	case err != nil:
 		return nil, &ConfigError{Field: field, Value: file, Reason: "cannot be read; check that it is a file this process may read", Err: err}
 	case len(bytes.TrimSpace(data)) == 0:
-		return nil, &ConfigError{Field: field, Value: file, Reason: "is empty"}
+		return nil, &ConfigError{Field: field, Value: file, Reason: "is empty; check the path, and what writes the file"}
 	}
 	return data, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/pprof"
+	"time"
 )
 
 func main() {
@@ -80,7 +81,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if s.messages > 0 {
 			r.messages = s.messages
 		}
-		res, err := measure(ctx, srv.url, r, s.rounds)
+		// Generous: a row that takes longer than this is stuck.
+		rowCtx, cancel := context.WithTimeout(ctx, time.Duration(s.rounds)*time.Minute)
+		res, err := measure(rowCtx, srv.url, r, s.rounds)
+		cancel()
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}

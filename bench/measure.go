@@ -26,8 +26,7 @@ const (
 // payload is the body of every message.
 var payload = make([]byte, 128)
 
-// client is what a side works with: natty or nats.go on a connection of its own, which is made
-// before the clock runs.
+// client is what a side works with: natty or nats.go on a connection of its own, made before the clock runs.
 type client struct {
 	natty *natty.Client
 	js    jetstream.JetStream
@@ -63,6 +62,11 @@ func (r *result) below() bool { return r.ratio < r.row.target }
 // measure runs a row. The sides take turns, and who begins changes from round to round, so that what else happens on the
 // machine happens to both; the ratio is taken within each round for the same reason.
 func measure(ctx context.Context, url string, r row, rounds int) (*result, error) {
+	setup, err := connect(ctx, url, "setup")
+	if err != nil {
+		return nil, err
+	}
+	defer setup.close(ctx)
 	sides := []struct {
 		name    string
 		f       side
@@ -71,7 +75,6 @@ func measure(ctx context.Context, url string, r row, rounds int) (*result, error
 	}{{name: "natty", f: r.natty}, {name: "raw", f: r.raw}}
 	for i := range sides {
 		s := &sides[i]
-		var err error
 		// The goroutines of a connection keep the labels of the one that made it.
 		label(ctx, r, s.name, func(ctx context.Context) { s.client, err = connect(ctx, url, s.name) })
 		if err != nil {
@@ -82,9 +85,11 @@ func measure(ctx context.Context, url string, r row, rounds int) (*result, error
 	for n := range rounds {
 		for i := range sides {
 			s := &sides[(i+n)%2]
-			var one sample
-			var err error
-			label(ctx, r, s.name, func(ctx context.Context) { one, err = r.try(ctx, s.client, s.f) })
+			t := &trial{client: s.client, messages: r.messages}
+			one, err := t.run(ctx, setup.js, r.prefilled, func() (err error) {
+				label(ctx, r, s.name, func(ctx context.Context) { err = s.f(ctx, t) })
+				return err
+			})
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -122,34 +127,31 @@ func (c client) close(ctx context.Context) {
 	c.js.Conn().Close()
 }
 
-// try measures one side once, on a stream made for it, and checks that every message was counted.
-func (r row) try(ctx context.Context, c client, f side) (s sample, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	stream, err := c.js.CreateStream(ctx, jetstream.StreamConfig{Name: streamName, Subjects: []string{"bench.>"}})
+// run measures one side once, on a stream made for it, and checks that every message was counted.
+func (t *trial) run(ctx context.Context, setup jetstream.JetStream, prefilled bool, f func() error) (s sample, err error) {
+	stream, err := setup.CreateStream(ctx, jetstream.StreamConfig{Name: streamName, Subjects: []string{"bench.>"}})
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, c.js.DeleteStream(context.WithoutCancel(ctx), streamName)) }()
-	if r.prefilled {
-		if err := fill(ctx, c.js, r.messages); err != nil {
+	defer func() { err = errors.Join(err, setup.DeleteStream(context.WithoutCancel(ctx), streamName)) }()
+	if prefilled {
+		if err := fill(ctx, setup, t.messages); err != nil {
 			return s, fmt.Errorf("fill the stream: %w", err)
 		}
 	}
-	t := &trial{client: c, messages: r.messages}
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	t.start = time.Now()
-	err = f(ctx, t)
+	err = f()
 	runtime.ReadMemStats(&after)
 	if err != nil {
 		return s, err
 	}
-	if err := r.verify(ctx, stream); err != nil {
+	if err := t.verify(ctx, stream, prefilled); err != nil {
 		return s, err
 	}
-	n := float64(r.messages)
+	n := float64(t.messages)
 	return sample{perSecond: n / t.took.Seconds(), mallocs: float64(after.Mallocs-before.Mallocs) / n}, nil
 }
 
@@ -173,15 +175,15 @@ func fill(ctx context.Context, js jetstream.JetStream, n int) error {
 }
 
 // verify asks the server whether all messages were stored, and acknowledged where they were consumed.
-func (r row) verify(ctx context.Context, stream jetstream.Stream) error {
+func (t *trial) verify(ctx context.Context, stream jetstream.Stream, consumed bool) error {
 	info, err := stream.Info(ctx)
 	if err != nil {
 		return err
 	}
-	if info.State.Msgs != uint64(r.messages) {
-		return fmt.Errorf("%d of %d messages are in the stream", info.State.Msgs, r.messages)
+	if info.State.Msgs != uint64(t.messages) {
+		return fmt.Errorf("%d of %d messages are in the stream", info.State.Msgs, t.messages)
 	}
-	if !r.prefilled {
+	if !consumed {
 		return nil
 	}
 	consumer, err := stream.Consumer(ctx, durable)

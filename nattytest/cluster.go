@@ -20,7 +20,7 @@ const (
 	// machine may need two.
 	electWithin = 30 * time.Second
 	// electQuickly is more than the first election takes if it succeeds, electTries how often it may fail.
-	electQuickly = 1500 * time.Millisecond
+	electQuickly = time.Second
 	electTries   = 3
 )
 
@@ -32,7 +32,8 @@ type Nodes struct {
 }
 
 // Cluster starts a cluster of three servers for the test t, each like one of [Server], with the same options and with
-// certificates of one authority. When it returns, usually after a second, the cluster has a leader and every node is current.
+// certificates of one authority. When it returns, usually after less than a second and after several on a busy machine, the
+// cluster has a leader and every node is current.
 // Servers do not tell clients of each other's addresses, so that a client of a [Proxy] cannot get around it: a
 // client that is to survive the loss of a node needs all of [Nodes.URLs]. The cluster is stopped and its stores removed in t's
 // Cleanup.
