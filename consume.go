@@ -283,7 +283,7 @@ func (e *engine) more() {
 
 // stop ends the consumer in phases; see Process.
 func (e *engine) stop() error {
-	drained := e.puller.stop()
+	drained := e.puller.stop(e.c.link.up.Load())
 	for _, h := range e.dispatch.close() {
 		e.handBack(h)
 	}

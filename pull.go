@@ -32,7 +32,8 @@ type puller struct {
 	request pullRequest // without Batch
 	max     int         // the server's limit on Batch; 0: none
 	onMsg   func(*nats.Msg)
-	onEnd   func() // a request has ended, see takeEnd
+	onEnd   func()    // a request has ended, see takeEnd
+	sent    time.Time // when the request under way was; the supervision's alone
 
 	heard atomic.Int64 // when anything came last, Unix nanoseconds
 	owed  atomic.Int64 // messages that the request under way may still bring
@@ -124,7 +125,7 @@ func (p *puller) pull(n int) error {
 	if err != nil {
 		return err
 	}
-	p.heard.Store(time.Now().UnixNano())
+	p.sent = time.Now()
 	p.owed.Store(int64(n))
 	if err := p.nc.PublishRequest(p.subject, reply, body); err != nil {
 		p.owed.Store(0)
@@ -184,15 +185,19 @@ func (p *puller) silent() bool {
 	if p.idle() {
 		return false
 	}
-	return time.Since(time.Unix(0, p.heard.Load())) > 2*p.request.Heartbeat+p.request.Heartbeat/2
+	since := min(time.Since(p.sent), time.Since(p.lastHeard()))
+	return since > 2*p.request.Heartbeat+p.request.Heartbeat/2
 }
 
-// stop ends the subscription. What is on its way is still received; the channel is closed after that.
-func (p *puller) stop() <-chan struct{} {
+func (p *puller) lastHeard() time.Time { return time.Unix(0, p.heard.Load()) }
+
+// stop ends the subscription. What is on its way is still received; the channel is closed after that. Without a connection it
+// ends at once.
+func (p *puller) stop(up bool) <-chan struct{} {
 	done := make(chan struct{})
 	p.sub.SetClosedHandler(func(string) { close(done) })
-	if p.sub.Drain() != nil {
-		// Not connected: nothing is on its way.
+	if !up || p.sub.Drain() != nil {
+		// Nothing is on its way. Draining would wait for a connection.
 		_ = p.sub.Unsubscribe()
 	}
 	return done

@@ -98,6 +98,8 @@ type supervision struct {
 	paused   bool // after trouble, until resume
 	resume   *time.Timer
 	troubles int           // in a row
+	troubled time.Time     // when the last one came
+	told     string        // what was reported of this row last
 	checked  <-chan looked // the running look at the durable
 	stop     context.CancelFunc
 }
@@ -115,8 +117,21 @@ func (s *supervision) pull() {
 // pause holds pulling for a moment, longer each time in a row.
 func (s *supervision) pause() {
 	s.troubles++
+	s.troubled = time.Now()
 	s.paused = true
 	s.resume.Reset(retryPull.delay(s.troubles))
+}
+
+// well ends a row of troubles.
+func (s *supervision) well() { s.troubles, s.told = 0, "" }
+
+// report reports trouble once: a server that is away for an hour is one event.
+func (s *supervision) report(what string, err error) {
+	err = fmt.Errorf("natty: consumer %q: %s: %w", s.e.cfg.Durable, what, err)
+	if s.told != err.Error() {
+		s.told = err.Error()
+		s.e.report(err)
+	}
 }
 
 var retryPull = Backoff{Min: 20 * time.Millisecond, Max: 2 * time.Second}
@@ -129,7 +144,8 @@ func (s *supervision) connection(up bool) {
 		return
 	}
 	s.e.setState(ConsumerRunning)
-	s.troubles, s.paused = 0, false
+	s.well()
+	s.paused = false
 	s.e.reportProgress()
 	s.e.tellOwed()
 }
@@ -139,10 +155,9 @@ func (s *supervision) ended(ctx context.Context) {
 	end := s.e.puller.takeEnd()
 	switch {
 	case end.expected():
-		s.troubles = 0
-		return
+		s.well()
 	case end.is("leadership change"), end.is("server shutdown"):
-		s.e.report(fmt.Errorf("natty: consumer %q: pulling again: %w", s.e.cfg.Durable, end))
+		s.report("pulling again", end)
 		s.pause()
 	default:
 		// Deleted, nobody there to answer, or a limit that was changed.
@@ -156,6 +171,9 @@ func (s *supervision) tick(ctx context.Context, up bool) {
 	}
 	s.e.reportProgress()
 	s.e.tellOwed()
+	if s.troubles > 0 && s.e.puller.lastHeard().After(s.troubled) {
+		s.well()
+	}
 	if s.checked == nil && s.e.puller.silent() {
 		s.e.puller.forget()
 		s.look(ctx, jetstream.ErrNoHeartbeat)
@@ -167,7 +185,7 @@ func (s *supervision) look(ctx context.Context, why error) {
 	if s.checked != nil {
 		return
 	}
-	s.e.report(fmt.Errorf("natty: consumer %q: looking into: %w", s.e.cfg.Durable, why))
+	s.report("looking into", why)
 	ctx, s.stop = context.WithTimeout(ctx, apiTimeout)
 	checked := make(chan looked, 1)
 	s.checked = checked
@@ -195,7 +213,7 @@ func (s *supervision) found(l looked) error {
 		e.durable = l.durable
 		e.puller.limit(e.durable.config, e.cfg.Heartbeat, e.byteBudget())
 	default:
-		e.report(fmt.Errorf("natty: consumer %q: no answer about it: %w", e.cfg.Durable, err))
+		s.report("no answer about it", err)
 	}
 	s.pause()
 	return nil
