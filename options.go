@@ -237,9 +237,9 @@ func (c Config) apiPrefix() string {
 	return "$JS.API."
 }
 
-// Secret is a string that is not shown: it prints, logs and marshals as [redacted]. Out of its reach, as out
-// of every type's, is what fmt prints without asking: unexported fields of other structs, and the
-// verbs %p and %w, which are for other things (go vet reports them).
+// Secret is a string that is not shown: it prints, logs and marshals as [redacted]. Out of its reach is where fmt and
+// encoding/json do not ask a type: unexported fields of other structs, the verbs %p and %w, which are for
+// other things (go vet reports them), and JSON object keys.
 type Secret string
 
 const redacted = "[redacted]"

@@ -12,10 +12,17 @@ import (
 // (JSMaxNameLen in nats-server).
 const maxNameLen = 255
 
+// maxSubjectLen keeps a subject with what else is on its protocol line under the 4096 bytes that servers accept by
+// default (max_control_line). Over that they drop the connection, and would again at every retry.
+const maxSubjectLen = 4000
+
 // validSubject says what is wrong with a subject, or "".
 func validSubject(s string) string {
-	if s == "" {
+	switch {
+	case s == "":
 		return "is empty"
+	case len(s) > maxSubjectLen:
+		return fmt.Sprintf("is longer than %d bytes", maxSubjectLen)
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }); i >= 0 {
 		return "holds a space or a control character"
@@ -64,7 +71,7 @@ func publishable(s string) error {
 	return nil
 }
 
-// validName says what is wrong with the name of a stream or durable, or "".
+// validName says what is wrong with the name of a stream or durable that is not empty, or "".
 func validName(s string) string {
 	switch {
 	case len(s) > maxNameLen:

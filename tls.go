@@ -85,8 +85,8 @@ func loadPair(certFile, keyFile string) (tls.Certificate, error) {
 	if err != nil {
 		return none, &ConfigError{Field: "tls.key_file", Value: keyFile, Reason: "does not go with tls.cert_file " + certFile + "; expected its private key, not encrypted", Err: err}
 	}
-	if end := pair.Leaf.NotAfter; time.Now().After(end) {
-		return none, &ConfigError{Field: "tls.cert_file", Value: certFile, Reason: "expired on " + end.UTC().Format(time.RFC3339) + "; get a new certificate"}
+	if leaf := pair.Leaf; leaf != nil && time.Now().After(leaf.NotAfter) {
+		return none, &ConfigError{Field: "tls.cert_file", Value: certFile, Reason: "expired on " + leaf.NotAfter.UTC().Format(time.RFC3339) + "; get a new certificate"}
 	}
 	return pair, nil
 }

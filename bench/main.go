@@ -36,7 +36,7 @@ func parseFlags(args []string, out io.Writer) (settings, error) {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.IntVar(&s.rounds, "rounds", 7, "measurements of each side; odd numbers have a middle one")
+	flags.IntVar(&s.rounds, "rounds", 15, "measurements of each side")
 	flags.IntVar(&s.messages, "messages", 0, "messages per measurement (default: each row's own)")
 	row := flags.String("row", "", "run only the rows whose name matches this `regexp`")
 	flags.BoolVar(&s.check, "check", false, "exit 1 if a row is below its target")

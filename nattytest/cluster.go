@@ -32,11 +32,10 @@ type Nodes struct {
 }
 
 // Cluster starts a cluster of three servers for the test t, each like one of [Server], with the same options and with
-// certificates of one authority. When it returns, usually after less than a second and after several on a busy machine, the
-// cluster has a leader and every node is current.
-// Servers do not tell clients of each other's addresses, so that a client of a [Proxy] cannot get around it: a
-// client that is to survive the loss of a node needs all of [Nodes.URLs]. The cluster is stopped and its stores removed in t's
-// Cleanup.
+// certificates of one authority. When it returns, the cluster has a leader and every node is current; this takes less than a
+// second, and several on a busy machine. Servers do not tell clients of each other's addresses, so that a client of a
+// [Proxy] cannot get around it: a client that is to survive the loss of a node needs all of [Nodes.URLs]. The cluster is
+// stopped and its stores removed in t's Cleanup.
 func Cluster(t testing.TB, opts ...Option) *Nodes {
 	t.Helper()
 	config, err := newConfig(opts)

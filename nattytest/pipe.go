@@ -72,11 +72,12 @@ type pair struct {
 	over     bool
 }
 
-// connect adds the server's side. It returns false, and closes conn, if the pair was aborted meanwhile.
+// connect adds the server's side. It returns false, and resets conn, if the pair was aborted meanwhile.
 func (p *pair) connect(conn *net.TCPConn, l *Link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
+		conn.SetLinger(0)
 		conn.Close()
 		return false
 	}

@@ -98,9 +98,10 @@ func (l *Link) Cut() {
 	}
 }
 
-// Freeze makes the network go silent: connections stay open, new ones are accepted, and no byte passes either way once
-// Freeze has returned, nor does the end of a connection. Bytes are held until [Link.Thaw], up to 64 MiB for each direction of
-// a connection; then the sender is not read from any more. The target is not dialed for a new connection before Thaw.
+// Freeze makes the network go silent: connections stay open, new ones are accepted, and once Freeze has returned no byte
+// passes either way, nor does the end of a connection. Only what was passed on before, and waits in the sockets for a
+// receiver that is slow to read, can still arrive. Bytes are held until [Link.Thaw], up to 64 MiB for each direction of a
+// connection; then the sender is not read from any more. The target is not dialed for a new connection before Thaw.
 func (l *Link) Freeze() { l.shut(&l.requests, &l.replies) }
 
 // FreezeReplies freezes one direction: what clients send goes on arriving, what the server answers is held until
