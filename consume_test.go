@@ -190,7 +190,9 @@ func TestHandlerThatSettlesTheMessageItselfIsRespected(t *testing.T) {
 				return errHandler // too late to bring it back
 			}
 			if n < 3 {
-				assert.NoError(t, msg.Nak())
+				if err := msg.Nak(); err != nil {
+					return err
+				}
 				<-time.After(50 * time.Millisecond) // long enough for it to come again meanwhile
 			}
 			return nil // an ack here would lose the nak
@@ -687,7 +689,7 @@ func TestConsumeAcknowledgesAfterTheCallbackUnlessItSettled(t *testing.T) {
 			n := tries.add(msg)
 			switch {
 			case string(msg.Data) == "1" && n == 1:
-				assert.NoError(t, msg.Nak())
+				assert.NoError(t, msg.Nak()) //nolint:testifylint // require ends only the test's own goroutine
 			case string(msg.Data) == "2" && n == 1:
 				panic("once")
 			}

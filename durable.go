@@ -154,21 +154,11 @@ func (cfg ConsumerConfig) validate() error {
 			return &ConfigError{Field: "subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
 		}
 	}
-	switch {
-	case len(cfg.Subjects) == 0 && cfg.Stream == "":
-		return &ConfigError{Field: "subjects", Reason: "nothing to consume; set subjects, or stream_name for a whole stream"}
-	case cfg.Durable == "" && len(cfg.Subjects) > 1:
-		return &ConfigError{Field: "consumer_group", Reason: "(Durable) is required with several subjects; give the durable a name"}
-	case cfg.Durable == "":
-		return &ConfigError{Field: "consumer_group", Reason: "the durable has no name: set Config.Name, from which natty derives one, or ConsumerConfig.Durable"}
-	case cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy, cfg.DeliverPolicy == jetstream.DeliverByStartTimePolicy:
-		return &ConfigError{Field: "deliver_policy", Value: cfg.DeliverPolicy.String(), Reason: "needs a value that has no place here; use all, new, last or last_per_subject, or make the durable with JetStream() first"}
+	if err := cfg.validateNames(); err != nil {
+		return err
 	}
-	names := map[string]string{"stream_name": cfg.Stream, "consumer_group": cfg.Durable}
-	for field, name := range names {
-		if wrong := validName(name); wrong != "" {
-			return &ConfigError{Field: field, Value: name, Reason: wrong + "; use letters, digits, - and _"}
-		}
+	if p := cfg.DeliverPolicy; p == jetstream.DeliverByStartSequencePolicy || p == jetstream.DeliverByStartTimePolicy {
+		return &ConfigError{Field: "deliver_policy", Value: p.String(), Reason: "needs a value that has no place here; use all, new, last or last_per_subject, or make the durable with JetStream() first"}
 	}
 	for field, n := range map[string]int64{
 		"concurrency": int64(cfg.Concurrency), "max_poll_records": int64(cfg.MaxPollRecords),
@@ -191,6 +181,24 @@ func (cfg ConsumerConfig) validate() error {
 		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
 	case cfg.Heartbeat < minHeartbeat:
 		return &ConfigError{Field: "heartbeat_interval", Value: cfg.Heartbeat.String(), Reason: "is below " + minHeartbeat.String() + ", the least the server sends"}
+	}
+	return nil
+}
+
+// validateNames checks what is consumed, and under which name.
+func (cfg ConsumerConfig) validateNames() error {
+	switch {
+	case len(cfg.Subjects) == 0 && cfg.Stream == "":
+		return &ConfigError{Field: "subjects", Reason: "nothing to consume; set subjects, or stream_name for a whole stream"}
+	case cfg.Durable == "" && len(cfg.Subjects) > 1:
+		return &ConfigError{Field: "consumer_group", Reason: "(Durable) is required with several subjects; give the durable a name"}
+	case cfg.Durable == "":
+		return &ConfigError{Field: "consumer_group", Reason: "the durable has no name: set Config.Name, from which natty derives one, or ConsumerConfig.Durable"}
+	}
+	for field, name := range map[string]string{"stream_name": cfg.Stream, "consumer_group": cfg.Durable} {
+		if wrong := validName(name); wrong != "" {
+			return &ConfigError{Field: field, Value: name, Reason: wrong + "; use letters, digits, - and _"}
+		}
 	}
 	return nil
 }

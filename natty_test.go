@@ -3,7 +3,6 @@ package natty_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -33,7 +32,7 @@ func testCtx(t testing.TB) context.Context {
 }
 
 // quiet keeps the log of faults that a test makes on purpose out of its output.
-var quiet = natty.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+var quiet = natty.WithLogger(slog.New(slog.DiscardHandler))
 
 // connect returns a Client that is closed at the end of the test.
 func connect(t testing.TB, cfg natty.Config, opts ...natty.Option) *natty.Client {

@@ -57,9 +57,7 @@ type pullEnd struct {
 	description string
 }
 
-func (e pullEnd) Error() string {
-	return fmt.Sprintf("pull request ended: %s %s", e.status, e.description)
-}
+func (e pullEnd) err() error { return fmt.Errorf("pull request ended: %s %s", e.status, e.description) }
 
 // expected reports an end that belongs to normal work: nothing came in time, or the next message is for another
 // request.

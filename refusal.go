@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 
@@ -142,8 +143,7 @@ func (a *asker) tlsAdvice(err error) string {
 		wrongHost x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		notTLS    tls.RecordHeaderError
-		alert     tls.AlertError
-		opErr     *net.OpError
+		remote    *net.OpError
 	)
 	switch {
 	case errors.As(err, &unknownCA):
@@ -158,15 +158,20 @@ func (a *asker) tlsAdvice(err error) string {
 		return "the server does not start with TLS; unset tls.handshake_first, or set handshake_first on the server"
 	case errors.As(err, &notTLS):
 		return "TLS is configured here and the server does not speak it; use a nats:// URL and no tls settings, or set up TLS on the server"
-	case errors.As(err, &alert) && errors.As(err, &opErr) && opErr.Op == "remote error":
-		return alertAdvice(alert)
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return alertAdvice(remote.Err)
 	}
 	return ""
 }
 
-// alertAdvice explains the TLS alert with which a server ended a handshake (RFC 8446, section 6.2).
-func alertAdvice(alert tls.AlertError) string {
-	switch alert {
+// alertAdvice explains the TLS alert with which a server ended a handshake (RFC 8446, section 6.2). crypto/tls does not
+// export its type, but the number is in it; its text may change.
+func alertAdvice(alert error) string {
+	v := reflect.ValueOf(alert)
+	if v.Kind() != reflect.Uint8 {
+		return ""
+	}
+	switch v.Uint() {
 	case 42, 43, 44, 45, 46, 48, 49, 116: // about the certificate
 		return "the server refused the client's certificate, or the lack of one; set tls.cert_file and tls.key_file to a certificate that it trusts"
 	case 40, 47, 70, 71, 112: // no common ground

@@ -13,7 +13,7 @@ import (
 // handle runs the handler with a message, and settles it.
 func (e *engine) handle(h *held) {
 	start := time.Now()
-	err, stack := errGoexit, []byte(nil)
+	stack, err := []byte(nil), errGoexit
 	defer func() {
 		byHandler := e.settle(h, err, stack)
 		if back := e.dispatch.done(h, time.Since(start), byHandler); back != nil {
@@ -21,14 +21,14 @@ func (e *engine) handle(h *held) {
 		}
 		e.more()
 	}()
-	err, stack = e.call(&h.deliveryCtx, h.msg)
+	stack, err = e.call(&h.deliveryCtx, h.msg)
 }
 
 // errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.
 var errGoexit = errors.New("the handler ended its goroutine")
 
 // call runs the handler. A panic becomes an error, with where it happened.
-func (e *engine) call(ctx context.Context, msg *nats.Msg) (err error, stack []byte) { //nolint:revive // stack belongs to err
+func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			stack = debug.Stack()
@@ -39,7 +39,7 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (err error, stack []by
 			}
 		}
 	}()
-	return e.handler(ctx, msg), nil
+	return nil, e.handler(ctx, msg)
 }
 
 // settle tells the server the verdict on a message, and reports whether the handler had done that before.
@@ -47,8 +47,7 @@ func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 	if err == nil {
 		return e.tell(h.msg.Ack)
 	}
-	var v *verdict
-	explicit := errors.As(err, &v)
+	v, explicit := errors.AsType[*verdict](err)
 	final := explicit && v.permanent
 	switch {
 	case final:

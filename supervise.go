@@ -157,11 +157,11 @@ func (s *supervision) ended(ctx context.Context) {
 	case end.expected():
 		s.well()
 	case end.is("leadership change"), end.is("server shutdown"):
-		s.report("pulling again", end)
+		s.report("pulling again", end.err())
 		s.pause()
 	default:
 		// Deleted, nobody there to answer, or a limit that was changed.
-		s.look(ctx, end)
+		s.look(ctx, end.err())
 	}
 }
 

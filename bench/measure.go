@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	streamName = "BENCH"
-	subject    = "bench.orders"
-	durable    = "bench"
+	subject = "bench.orders"
+	durable = "bench"
 )
 
 // payload is the body of every message.
@@ -35,6 +34,7 @@ type client struct {
 // trial is one measurement of one side.
 type trial struct {
 	client
+	stream   string
 	messages int
 	start    time.Time
 	took     time.Duration
@@ -85,7 +85,8 @@ func measure(ctx context.Context, url string, r row, rounds int) (*result, error
 	for n := range rounds {
 		for i := range sides {
 			s := &sides[(i+n)%2]
-			t := &trial{client: s.client, messages: r.messages}
+			// Names of their own: a stream made right after one of its name was deleted may still find its messages.
+			t := &trial{client: s.client, stream: fmt.Sprintf("BENCH-%d-%s", n, s.name), messages: r.messages}
 			one, err := t.run(ctx, setup.js, r.prefilled, func() (err error) {
 				label(ctx, r, s.name, func(ctx context.Context) { err = s.f(ctx, t) })
 				return err
@@ -129,11 +130,11 @@ func (c client) close(ctx context.Context) {
 
 // run measures one side once, on a stream made for it, and checks that every message was counted.
 func (t *trial) run(ctx context.Context, setup jetstream.JetStream, prefilled bool, f func() error) (s sample, err error) {
-	stream, err := setup.CreateStream(ctx, jetstream.StreamConfig{Name: streamName, Subjects: []string{"bench.>"}})
+	stream, err := setup.CreateStream(ctx, jetstream.StreamConfig{Name: t.stream, Subjects: []string{"bench.>"}})
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, setup.DeleteStream(context.WithoutCancel(ctx), streamName)) }()
+	defer func() { err = errors.Join(err, setup.DeleteStream(context.WithoutCancel(ctx), t.stream)) }()
 	if prefilled {
 		if err := fill(ctx, setup, t.messages); err != nil {
 			return s, fmt.Errorf("fill the stream: %w", err)

@@ -120,7 +120,7 @@ func rawWorkers(n int) side {
 }
 
 func consumeRaw(ctx context.Context, t *trial, deliver func(jetstream.Msg, func(jetstream.Msg))) error {
-	consumer, err := t.js.CreateOrUpdateConsumer(ctx, streamName, jetstream.ConsumerConfig{
+	consumer, err := t.js.CreateOrUpdateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
 		Durable: durable, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	if err != nil {
