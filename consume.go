@@ -160,7 +160,7 @@ type engine struct {
 
 	// mu guards what follows.
 	mu     sync.Mutex
-	owed   []func(...nats.AckOpt) error // verdicts that found no connection
+	owed   []answer // verdicts that found no connection
 	health ConsumerHealth
 }
 
@@ -263,9 +263,6 @@ func (e *engine) receive(m *nats.Msg) {
 		e.handBack(h)
 	}
 }
-
-// handBack gives a message to another instance at once.
-func (e *engine) handBack(h *held) { e.tell(h.msg.Nak) }
 
 // more wakes the supervision, if it would have something to do.
 func (e *engine) more() {

@@ -45,13 +45,13 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err err
 // settle tells the server the verdict on a message, and reports whether the handler had done that before.
 func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 	if err == nil {
-		return e.tell(h.msg.Ack)
+		return e.tell(answer{msg: h.msg, kind: ack})
 	}
 	v, explicit := errors.AsType[*verdict](err)
 	final := explicit && v.permanent
 	switch {
 	case final:
-		byHandler = e.tell(h.msg.Term)
+		byHandler = e.tell(answer{msg: h.msg, kind: term})
 	case explicit:
 		byHandler = e.retry(h, v.after)
 	default:
@@ -64,22 +64,49 @@ func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 // retry gives a message back, to come again after a while.
 func (e *engine) retry(h *held, after time.Duration) (byHandler bool) {
 	e.dispatch.letGo(h)
-	if after <= 0 {
-		return e.tell(h.msg.Nak)
+	return e.tell(answer{msg: h.msg, kind: nak, after: after})
+}
+
+// handBack gives a message to another instance at once.
+func (e *engine) handBack(h *held) { e.tell(answer{msg: h.msg, kind: nak}) }
+
+// answer is a verdict on its way to the server.
+type answer struct {
+	msg   *nats.Msg
+	kind  answerKind
+	after time.Duration // for nak; zero or less means at once
+}
+
+type answerKind int
+
+const (
+	ack answerKind = iota
+	nak
+	term
+)
+
+func (a answer) send() error {
+	switch {
+	case a.kind == ack:
+		return a.msg.Ack()
+	case a.kind == term:
+		return a.msg.Term()
+	case a.after > 0:
+		return a.msg.NakWithDelay(a.after)
 	}
-	return e.tell(func(opts ...nats.AckOpt) error { return h.msg.NakWithDelay(after, opts...) })
+	return a.msg.Nak()
 }
 
 // tell sends a verdict, and reports whether the handler had sent one before. A verdict that finds no connection is
 // kept for the next: forgotten, it would let a message that was handled come again.
-func (e *engine) tell(verdict func(...nats.AckOpt) error) (byHandler bool) {
-	err := verdict()
+func (e *engine) tell(a answer) (byHandler bool) {
+	err := a.send()
 	if err == nil || errors.Is(err, nats.ErrMsgAlreadyAckd) {
 		return err != nil
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.owed = append(e.owed, verdict)
+	e.owed = append(e.owed, a)
 	return false
 }
 
@@ -89,8 +116,8 @@ func (e *engine) tellOwed() {
 	owed := e.owed
 	e.owed = nil
 	e.mu.Unlock()
-	for _, verdict := range owed {
-		e.tell(verdict)
+	for _, a := range owed {
+		e.tell(a)
 	}
 }
 
