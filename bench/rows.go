@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -28,6 +29,7 @@ var rows = []row{
 	// The same on both sides: how far from 1 it comes out is how far the others can be trusted.
 	{name: "raw vs raw", messages: 5_000, natty: publishers(1, rawPublish), raw: publishers(1, rawPublish)},
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
+	{name: "x1, both ids", messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublishWithID)},
 	{name: "Publish x64", target: 1.00, messages: 30_000, natty: publishers(64, nattyPublish), raw: publishers(64, rawPublish)},
 	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(1), raw: rawConsume},
 	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(64), raw: rawWorkers(64)},
@@ -56,6 +58,14 @@ func nattyPublish(ctx context.Context, c client) error { return c.natty.Publish(
 
 func rawPublish(ctx context.Context, c client) error {
 	_, err := c.js.Publish(ctx, subject, payload)
+	return err
+}
+
+var ids atomic.Int64
+
+// rawPublishWithID asks for what natty does in any case: that the server stores the message once.
+func rawPublishWithID(ctx context.Context, c client) error {
+	_, err := c.js.Publish(ctx, subject, payload, jetstream.WithMsgID("bench-"+strconv.FormatInt(ids.Add(1), 36)))
 	return err
 }
 

@@ -97,7 +97,9 @@ func (s *server) await(ctx context.Context) error {
 
 // stop ends the process and removes its store.
 func (s *server) stop() error {
-	_ = s.cmd.Process.Signal(os.Interrupt) // fails if it has ended, or where there is no such signal
+	if s.cmd.Process.Signal(os.Interrupt) != nil { // it has ended, or this system has no such signal
+		_ = s.cmd.Process.Kill()
+	}
 	select {
 	case <-s.ended:
 	case <-time.After(10 * time.Second):

@@ -22,6 +22,7 @@ const (
 	// electQuickly is more than the first election takes if it succeeds, electTries how often it may fail.
 	electQuickly = time.Second
 	electTries   = 3
+	settleWithin = 2 * time.Second
 )
 
 // Nodes is a cluster of three servers with JetStream. It is safe for concurrent use; the methods that wait end the test with
@@ -48,6 +49,7 @@ func Cluster(t testing.TB, opts ...Option) *Nodes {
 	}
 	ns := &Nodes{t: t}
 	t.Cleanup(func() {
+		ns.settle()
 		if err := errors.Join(ns.each((*Node).Close), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
@@ -113,6 +115,20 @@ func (ns *Nodes) start() error {
 		}
 	}
 	return nil
+}
+
+// settle gives replicas that are still being made the time to be there: a server that is stopped meanwhile leaves their
+// stores open, with a goroutine in each, and the test would be blamed for that.
+func (ns *Nodes) settle() {
+	running := 0
+	for _, n := range ns.nodes {
+		if srv := n.Server(); srv != nil && srv.Running() {
+			running++
+		}
+	}
+	if running > clusterSize/2 { // fewer never agree
+		waitFor(settleWithin, func() bool { return ready(ns.nodes) })
+	}
 }
 
 // each runs f for all nodes at the same time and joins the errors.

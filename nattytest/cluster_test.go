@@ -14,6 +14,17 @@ import (
 	"github.com/natty-go/natty/nattytest"
 )
 
+func requireStored(ctx context.Context, t *testing.T, stream jetstream.Stream, want uint64) {
+	t.Helper()
+	requireInTime(ctx, t, func(ctx context.Context) error {
+		info, err := stream.Info(ctx)
+		if err == nil {
+			require.Equal(t, want, info.State.Msgs)
+		}
+		return err
+	})
+}
+
 func TestReplicatedStreamSurvivesTheLossOfItsLeader(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
@@ -30,15 +41,17 @@ func TestReplicatedStreamSurvivesTheLossOfItsLeader(t *testing.T) {
 	leader.Stop()
 	next := ns.StreamLeader("ORDERS")
 	require.NotSame(t, leader, next)
-	require.Eventually(t, func() bool {
+	requireInTime(ctx, t, func(ctx context.Context) error {
 		_, err := js.Publish(ctx, "orders.new", []byte("two"), jetstream.WithMsgID("two"))
-		return err == nil
-	}, patience, 10*time.Millisecond)
+		return err
+	})
 
 	require.NoError(t, leader.Restart())
 	ns.WaitReady()
-	require.Equal(t, uint64(2), stored(ctx, t, stream))
-	require.True(t, leader.Server().JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, "ORDERS"))
+	requireStored(ctx, t, stream, 2)
+	require.Eventually(t, func() bool {
+		return leader.Server().JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, "ORDERS")
+	}, patience, 10*time.Millisecond)
 }
 
 func TestConsumerLeaderIsTheNodeThatTheServerNames(t *testing.T) {
@@ -101,6 +114,10 @@ func TestClusterComesBackAfterAllOfItWasDown(t *testing.T) {
 	ns := nattytest.Cluster(t)
 	nc := connect(t, strings.Join(ns.URLs(), ","))
 	stream := newStream(ctx, t, nc, 3)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = js.Publish(ctx, "orders.new", []byte("one"))
+	require.NoError(t, err)
 	urls := ns.URLs()
 	for _, n := range ns.Nodes() {
 		n.Stop()
@@ -110,7 +127,7 @@ func TestClusterComesBackAfterAllOfItWasDown(t *testing.T) {
 	}
 	ns.WaitReady()
 	require.Equal(t, urls, ns.URLs())
-	require.Equal(t, uint64(0), stored(ctx, t, stream))
+	requireStored(ctx, t, stream, 1)
 }
 
 func TestNodesDoNotTellClientsOfEachOther(t *testing.T) {

@@ -1,6 +1,7 @@
 package nattytest_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -138,6 +139,21 @@ func requireSame(t *testing.T, want, got []byte) {
 	t.Helper()
 	require.Len(t, got, len(want))
 	require.Equal(t, sha256.Sum256(want), sha256.Sum256(got))
+}
+
+// requireInTime asks again and again: a request in flight is lost, without an answer, when a leader or a connection goes.
+func requireInTime(ctx context.Context, t *testing.T, try func(context.Context) error) {
+	t.Helper()
+	for {
+		once, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := try(once)
+		cancel()
+		if err == nil {
+			return
+		}
+		require.NoError(t, ctx.Err(), err)
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // fatal runs f with a testing.TB that keeps the message of Fatal.

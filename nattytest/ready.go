@@ -10,7 +10,7 @@ import (
 func ready(nodes []*Node) bool {
 	leaders, running := make(map[string]string), make(map[string]*Node)
 	for _, n := range nodes {
-		if srv := n.Server(); srv.Running() {
+		if srv := n.Server(); srv != nil && srv.Running() {
 			running[srv.Name()] = n
 		}
 	}

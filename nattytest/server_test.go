@@ -31,10 +31,14 @@ func newStream(ctx context.Context, t *testing.T, nc *nats.Conn, replicas int) j
 	t.Helper()
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
-	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: replicas,
+	var stream jetstream.Stream
+	requireInTime(ctx, t, func(ctx context.Context) error {
+		var err error
+		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: replicas,
+		})
+		return err
 	})
-	require.NoError(t, err)
 	return stream
 }
 
