@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -231,10 +232,5 @@ func inAnyAccount(srv *server.Server, leads func(account string) bool) bool {
 	if err != nil {
 		return false
 	}
-	for _, account := range accounts.Accounts {
-		if leads(account) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(accounts.Accounts, leads)
 }

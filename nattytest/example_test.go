@@ -3,7 +3,6 @@ package nattytest_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,26 +14,26 @@ import (
 func ExampleStart() {
 	node, err := nattytest.Start()
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer node.Close()
 	nc, err := nats.Connect(node.URL())
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ack, err := js.Publish(ctx, "orders.new", []byte("one"))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println("stored as", ack.Sequence, "in", ack.Stream)
 	// Output: stored as 1 in ORDERS

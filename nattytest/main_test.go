@@ -18,7 +18,14 @@ import (
 	"github.com/natty-go/natty/nattytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// A node that is stopped while it creates a replica leaves the goroutines of that replica's store behind: the
+	// server's own leak (createRaftGroup returns without stopping the store), seen with 2.15.2.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+	)
+}
 
 const (
 	patience = 20 * time.Second
@@ -151,8 +158,11 @@ func requireInTime(ctx context.Context, t *testing.T, try func(context.Context) 
 		if err == nil {
 			return
 		}
-		require.NoError(t, ctx.Err(), err)
-		time.Sleep(5 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			require.NoError(t, err, "in time")
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,7 +77,7 @@ func TestFreezeInTheMiddleOfAStreamLosesNothing(t *testing.T) {
 	require.NoError(t, err)
 
 	l.Freeze()
-	got := append(start, requireSilence(t, server, len(data)-len(start)-1)...)
+	got := slices.Concat(start, requireSilence(t, server, len(data)-len(start)-1))
 	l.Thaw()
 
 	rest := make([]byte, len(data)-len(got))

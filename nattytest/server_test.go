@@ -135,7 +135,7 @@ func TestPortOfAStoppedServerIsGivenToNobodyElse(t *testing.T) {
 	for range 200 {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		defer listener.Close()
+		t.Cleanup(func() { _ = listener.Close() })
 		_, other, err := net.SplitHostPort(listener.Addr().String())
 		require.NoError(t, err)
 		require.NotEqual(t, port, other)
