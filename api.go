@@ -177,8 +177,10 @@ func (c *Client) streamNames(ctx context.Context, subject string) ([]string, err
 
 // storedMsg is a message as the stream's leader returns it.
 type storedMsg struct {
+	Subject  string `json:"subject"`
 	Sequence uint64 `json:"seq"`
 	Header   []byte `json:"hdrs"`
+	Data     []byte `json:"data"`
 }
 
 // leaderGet reads one message from the stream's leader. nats.go's reads may be answered by a replica

@@ -45,6 +45,17 @@ type ConsumerConfig struct {
 	// long they take: it bounds the time to recover from a crash, not the time to handle a message. Default 10s for a
 	// durable made here, else what it has.
 	AckWait time.Duration
+	// MaxDeliver makes a failure final at this delivery or a later one: the message goes to DeadLetter. Deliveries are
+	// counted by the server, and a hand-back at a shutdown is one too; a message that did not fail is not
+	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is taken for one that kills its
+	// process, and goes to DeadLetter without being handled. 0: for ever.
+	MaxDeliver int
+	// DeadLetter is the subject that gets a copy of what is given up (Permanent, or MaxDeliver) before it is taken off. It
+	// must be in a stream, and not among what the consumer receives itself. Required when MaxDeliver is set; without it
+	// a Permanent failure is only reported.
+	DeadLetter string
+	// HandlerTimeout ends a handler's ctx after this time. Default: never.
+	HandlerTimeout time.Duration
 	// Backoff is the pause before a failed message comes again. Default 250ms to one minute.
 	Backoff Backoff
 	// DrainTimeout is how long handlers get to finish at the end, before their ctx ends. Default 20s.
@@ -226,6 +237,9 @@ func (e *engine) ensure(ctx context.Context) error {
 	}
 	e.durable, err = e.c.ensureDurable(ctx, stream, e.cfg)
 	if err == nil {
+		err = e.c.checkDeadLetter(ctx, e.cfg, e.durable)
+	}
+	if err == nil {
 		e.mu.Lock()
 		e.health.Stream = stream
 		e.mu.Unlock()
@@ -256,7 +270,12 @@ func (e *engine) receive(m *nats.Msg) {
 	h := &held{msg: m, reply: m.Reply, size: m.Size()}
 	h.Context = e.base
 	h.d, _ = parseDelivery(m.Reply)
+	h.d.Last = e.cfg.MaxDeliver > 0 && h.d.Attempt >= e.cfg.MaxDeliver
 	e.lastMessage.Store(e.puller.heard.Load())
+	if e.forAnother(m) {
+		e.tell(answer{msg: m, kind: ack})
+		return
+	}
 	switch e.dispatch.push(h) {
 	case taken, repeated:
 	case refused:

@@ -45,6 +45,20 @@ func ackPending(t testing.TB, c *natty.Client, stream, durable string) (unacked,
 	return info.NumAckPending, int(info.NumPending)
 }
 
+// settled returns a condition: every message of a durable is.
+func settled(c *natty.Client, stream, durable string) func() bool {
+	return func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		cons, err := c.JetStream().Consumer(ctx, stream, durable)
+		if err != nil {
+			return false
+		}
+		info := cons.CachedInfo()
+		return info.NumAckPending == 0 && info.NumPending == 0
+	}
+}
+
 func TestHandlerErrorBringsTheMessageBackAfterTheBackoff(t *testing.T) {
 	t.Parallel()
 	c := connectTo(t, nattytest.Server(t).URL())
@@ -267,10 +281,7 @@ func TestShutdownHandsTheBufferToAnotherInstanceAtOnce(t *testing.T) {
 	}
 	close(release)
 	require.NoError(t, stop())
-	eventually(t, func() bool {
-		unacked, waiting := ackPending(t, c, "S", "test_s")
-		return unacked+waiting == 0
-	}, "all are acknowledged")
+	eventually(t, settled(c, "S", "test_s"), "all are acknowledged")
 	assert.Zero(t, second.repeats())
 }
 
@@ -389,10 +400,7 @@ func TestVerdictGivenWhileDisconnectedIsNotForgotten(t *testing.T) {
 	eventually(t, func() bool { return only(c).Held == 0 }, "the handler has returned")
 	link.Refuse(false)
 	direct := connectTo(t, server.URL())
-	eventually(t, func() bool {
-		unacked, waiting := ackPending(t, direct, "S", "test_s")
-		return unacked+waiting == 0
-	}, "the verdict arrives")
+	eventually(t, settled(direct, "S", "test_s"), "the verdict arrives")
 	require.NoError(t, stop())
 	assert.Zero(t, tries.repeats())
 }

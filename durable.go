@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -161,7 +162,7 @@ func (cfg ConsumerConfig) validate() error {
 		return &ConfigError{Field: "deliver_policy", Value: p.String(), Reason: "needs a value that has no place here; use all, new, last or last_per_subject, or make the durable with JetStream() first"}
 	}
 	for field, n := range map[string]int64{
-		"concurrency": int64(cfg.Concurrency), "max_poll_records": int64(cfg.MaxPollRecords),
+		"concurrency": int64(cfg.Concurrency), "max_poll_records": int64(cfg.MaxPollRecords), "max_deliver": int64(cfg.MaxDeliver),
 	} {
 		if n < 0 {
 			return negative(field, n)
@@ -169,14 +170,22 @@ func (cfg ConsumerConfig) validate() error {
 	}
 	durations := map[string]time.Duration{
 		"heartbeat_interval": cfg.Heartbeat, "ack_wait": cfg.AckWait, "drain_timeout": cfg.DrainTimeout,
-		"backoff_min": cfg.Backoff.Min, "backoff_max": cfg.Backoff.Max,
+		"handler_timeout": cfg.HandlerTimeout,
+		"backoff_min":     cfg.Backoff.Min, "backoff_max": cfg.Backoff.Max,
 	}
 	for field, d := range durations {
 		if d < 0 {
 			return negative(field, d)
 		}
 	}
+	if cfg.DeadLetter != "" {
+		if err := publishable(cfg.DeadLetter); err != nil {
+			return &ConfigError{Field: "dead_letter", Value: cfg.DeadLetter, Reason: "cannot be published to", Err: err}
+		}
+	}
 	switch {
+	case cfg.MaxDeliver > 0 && cfg.DeadLetter == "":
+		return &ConfigError{Field: "max_deliver", Value: strconv.Itoa(cfg.MaxDeliver), Reason: "set without dead_letter: what is given up would be lost; set both"}
 	case cfg.Backoff.Max < cfg.Backoff.Min:
 		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
 	case cfg.Heartbeat < minHeartbeat:

@@ -21,7 +21,18 @@ func (e *engine) handle(h *held) {
 		}
 		e.more()
 	}()
-	stack, err = e.call(&h.deliveryCtx, h.msg)
+	if err = e.condemned(h); err == nil {
+		stack, err = e.call(&h.deliveryCtx, h.msg)
+	}
+}
+
+// condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
+// must be what kills the processes that handle it.
+func (e *engine) condemned(h *held) error {
+	if limit := e.cfg.MaxDeliver; limit == 0 || h.d.Attempt <= 2*limit+5 {
+		return nil
+	}
+	return Permanent(fmt.Errorf("delivered %d times and never settled: it may kill the process that handles it", h.d.Attempt-1))
 }
 
 // errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.
@@ -39,8 +50,15 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err err
 			}
 		}
 	}()
+	if d := e.cfg.HandlerTimeout; d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, d, errHandlerTimeout)
+		defer cancel()
+	}
 	return nil, e.handler(ctx, msg)
 }
+
+var errHandlerTimeout = errors.New("the handler timeout is over")
 
 // settle tells the server the verdict on a message, and reports whether the handler had done that before.
 func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
@@ -48,8 +66,13 @@ func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 		return e.tell(answer{msg: h.msg, kind: ack})
 	}
 	v, explicit := errors.AsType[*verdict](err)
-	final := explicit && v.permanent
+	final := explicit && v.permanent || h.d.Last
 	switch {
+	case final && e.cfg.DeadLetter != "":
+		var kept error
+		if byHandler, kept = e.bury(h, err); kept != nil {
+			final, err = false, errors.Join(err, kept)
+		}
 	case final:
 		byHandler = e.tell(answer{msg: h.msg, kind: term})
 	case explicit:

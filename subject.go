@@ -60,6 +60,22 @@ func hasToken(s, token string) bool {
 	return false
 }
 
+// matches reports whether a filter, wildcards allowed, receives a subject.
+func matches(filter, subject string) bool {
+	for filter != "" && subject != "" {
+		var f, s string
+		f, filter, _ = strings.Cut(filter, ".")
+		if f == ">" {
+			return true
+		}
+		s, subject, _ = strings.Cut(subject, ".")
+		if f != "*" && f != s {
+			return false
+		}
+	}
+	return filter == "" && subject == ""
+}
+
 // publishable returns a ConfigError for a subject that cannot be published to.
 func publishable(s string) error {
 	if wrong := validSubject(s); wrong != "" {
