@@ -38,8 +38,7 @@ const apiTimeout = 5 * time.Second
 
 // errorCode returns the server's code in err, or 0.
 func errorCode(err error) jetstream.ErrorCode {
-	var apiErr *jetstream.APIError
-	if errors.As(err, &apiErr) {
+	if apiErr, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return apiErr.ErrorCode
 	}
 	return 0

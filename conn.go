@@ -1,14 +1,12 @@
 package natty
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +48,7 @@ type conn struct {
 	closing   context.Context //nolint:containedctx // ends when close begins
 	stop      context.CancelFunc
 	closeOnce sync.Once
-	following sync.WaitGroup
+	running   sync.WaitGroup
 
 	mu   sync.Mutex // guards acks
 	acks *acks      // to be told of losses and refusals; nil until attach
@@ -70,7 +68,7 @@ func dial(ctx context.Context, cfg Config, o options, l *link) (*conn, error) {
 		return nil, err
 	}
 	cn.status = cn.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	cn.following.Go(cn.follow)
+	cn.running.Go(cn.follow)
 	return cn, nil
 }
 
@@ -118,9 +116,9 @@ func (cn *conn) adopt(nc *nats.Conn) error {
 // handlers puts natty's handlers beside the caller's.
 func (cn *conn) handlers(opts *nats.Options) {
 	opts.AsyncErrorCB = cn.beside(opts.AsyncErrorCB)
-	theirs, older := opts.DisconnectedErrCB, opts.DisconnectedCB //nolint:staticcheck // deprecated, and shadowed by ours
+	theirs, older := opts.DisconnectedErrCB, opts.DisconnectedCB // the older one is shadowed by ours
 	opts.DisconnectedErrCB = func(nc *nats.Conn, err error) {
-		if err != nil && cn.closing.Err() == nil {
+		if err != nil {
 			cn.link.setReason(err)
 		}
 		switch {
@@ -184,77 +182,6 @@ func natsOptions(cfg Config, o options) (*nats.Options, error) {
 	return &opts, nil
 }
 
-// credentials applies the way to log in, after a look into its file.
-func credentials(cfg Config, opts *nats.Options) error {
-	switch {
-	case cfg.User != "":
-		return nats.UserInfo(cfg.User, string(cfg.Password))(opts)
-	case cfg.Token != "":
-		return nats.Token(string(cfg.Token))(opts)
-	case cfg.CredsFile != "":
-		return credsFile(cfg.CredsFile, opts)
-	case cfg.NKeyFile != "":
-		return nkeyFile(cfg.NKeyFile, opts)
-	}
-	return nil
-}
-
-// credsFile reads the file again at every login, since credentials get rotated. It does so itself because
-// nats.UserCredentials expands ~ and $ in the path, as no other file's here, and takes any text for a JWT: a file
-// that holds only a seed would be sent to the server as it is.
-func credsFile(file string, opts *nats.Options) error {
-	read := func() (*nats.Options, string, error) {
-		data, err := readFile("creds_file", file)
-		if err != nil {
-			return nil, "", err
-		}
-		// Causes are left out below: they may quote the file.
-		wrong := &ConfigError{Field: "creds_file", Value: file, Reason: "is no credentials file; expected a user's JWT and seed, as nsc writes them"}
-		var user nats.Options
-		if nats.UserCredentialBytes(data)(&user) != nil {
-			return nil, "", wrong
-		}
-		jwt, err := user.UserJWT()
-		if err != nil || strings.Count(jwt, ".") != 2 {
-			return nil, "", wrong
-		}
-		if _, err := user.SignatureCB([]byte("nonce")); err != nil {
-			return nil, "", wrong
-		}
-		return &user, jwt, nil
-	}
-	if _, _, err := read(); err != nil {
-		return err
-	}
-	jwt := func() (string, error) {
-		_, jwt, err := read()
-		return jwt, err
-	}
-	sign := func(nonce []byte) ([]byte, error) {
-		user, _, err := read()
-		if err != nil {
-			return nil, err
-		}
-		return user.SignatureCB(nonce)
-	}
-	return nats.UserJWT(jwt, sign)(opts)
-}
-
-func nkeyFile(file string, opts *nats.Options) error {
-	data, err := readFile("nkey_file", file)
-	if err != nil {
-		return err
-	}
-	if bytes.Contains(data, []byte("BEGIN NATS USER JWT")) {
-		return &ConfigError{Field: "nkey_file", Value: file, Reason: "holds a user's JWT and seed; set creds_file to it instead"}
-	}
-	opt, err := nats.NkeyOptionFromSeed(file)
-	if err != nil {
-		return &ConfigError{Field: "nkey_file", Value: file, Reason: "holds no nkey seed of a user; expected a line that starts with SU"}
-	}
-	return opt(opts)
-}
-
 // reconnectDelay is the pause after all servers were tried n times: doubling to two seconds, and up to
 // half as much again at random, so that a restarted server is not met by all its clients at once.
 func reconnectDelay(n int) time.Duration {
@@ -264,19 +191,18 @@ func reconnectDelay(n int) time.Duration {
 
 // await waits for the first connection, until ctx ends or every server has refused.
 func (cn *conn) await(ctx context.Context) error {
-	wait, stop := context.WithCancel(ctx)
-	defer stop()
-	up := make(chan error, 1)
-	go func() { up <- cn.link.wait(wait, time.Time{}) }()
-	var err error
-	select {
-	case err = <-up:
-		if err == nil {
-			err = ctx.Err() // dialing has been interrupted
+	for up, changed := cn.link.watch(); !up && ctx.Err() == nil && !cn.link.isGone(); up, changed = cn.link.watch() {
+		select {
+		case <-changed:
+		case <-cn.link.gone:
+		case <-ctx.Done():
+		case err := <-cn.giveUp:
+			return fmt.Errorf("natty: connect: %w", err)
 		}
-	case err = <-cn.giveUp:
-		stop()
-		<-up
+	}
+	err := cn.link.wait(ctx, time.Time{})
+	if err == nil {
+		err = ctx.Err() // connected too late: dialing has been interrupted
 	}
 	if err != nil {
 		return fmt.Errorf("natty: connect: %w", err)
@@ -295,13 +221,8 @@ func (cn *conn) start() {
 func (cn *conn) follow() {
 	defer cn.gone()
 	ctx, cancel := context.WithCancel(cn.closing)
+	defer cancel()
 	var answer <-chan error // of the enquiry under way
-	defer func() {
-		cancel()
-		if answer != nil {
-			<-answer
-		}
-	}()
 	ask := time.NewTimer(0)
 	defer ask.Stop()
 	n := 0 // enquiries in a row
@@ -323,7 +244,7 @@ func (cn *conn) follow() {
 				cn.changed(true)
 			case cn.ask != nil:
 				n++
-				answer = cn.ask.start(ctx)
+				answer = cn.enquire(ctx)
 			default:
 				ask.Reset(askAgain.Max)
 			}
@@ -333,6 +254,13 @@ func (cn *conn) follow() {
 			ask.Reset(askAgain.delay(n))
 		}
 	}
+}
+
+// enquire asks the servers in the background. The answer comes soon after ctx ends at the latest.
+func (cn *conn) enquire(ctx context.Context) <-chan error {
+	answer := make(chan error, 1)
+	cn.running.Go(func() { answer <- cn.ask.all(ctx) })
+	return answer
 }
 
 // changed takes note of the state, and reports whether it is another one.
@@ -420,7 +348,7 @@ func (cn *conn) asyncError(err error) {
 	}
 }
 
-// close ends the connection, or lets go of the caller's, and waits for follow. It may be called again.
+// close ends the connection, or lets go of the caller's, and waits for what runs beside it. It may be called again.
 func (cn *conn) close() {
 	cn.closeOnce.Do(func() {
 		cn.stop()
@@ -432,5 +360,5 @@ func (cn *conn) close() {
 		}
 		cn.nc.RemoveStatusListener(cn.status)
 	})
-	cn.following.Wait()
+	cn.running.Wait()
 }

@@ -41,16 +41,16 @@ func refused(t testing.TB, cfg natty.Config, opts ...natty.Option) error {
 	return err
 }
 
-// expire connects with a ctx that ends after d, and returns the error and how much later it came.
-func expire(t testing.TB, d time.Duration, cfg natty.Config, opts ...natty.Option) (error, time.Duration) { //nolint:revive // the error is what is asked for
+// expire connects with a ctx that ends after d, and returns the error and how much later than that it came.
+func expire(t testing.TB, d time.Duration, cfg natty.Config, opts ...natty.Option) (late time.Duration, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	_, err := natty.Connect(ctx, cfg, append([]natty.Option{quiet}, opts...)...)
+	_, err = natty.Connect(ctx, cfg, append([]natty.Option{quiet}, opts...)...)
 	deadline, _ := ctx.Deadline()
-	late := time.Since(deadline)
+	late = time.Since(deadline)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	return err, late
+	return late, err
 }
 
 // nowhere returns the URL of a port where nobody listens, for the length of the test.
@@ -63,14 +63,10 @@ func nowhere(t testing.TB) string {
 
 func TestConnectSaysWhyThereIsNoServer(t *testing.T) {
 	t.Parallel()
-	err, late := expire(t, 300*time.Millisecond, natty.Config{Servers: []string{nowhere(t)}})
+	late, err := expire(t, 300*time.Millisecond, natty.Config{Servers: []string{nowhere(t)}})
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.Contains(t, err.Error(), "connection refused")
 	assert.Less(t, late, 200*time.Millisecond)
-
-	err, _ = expire(t, 2*time.Second, natty.Config{Servers: []string{"nats://nowhere.invalid"}})
-	var dns *net.DNSError
-	require.ErrorAs(t, err, &dns)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -92,10 +88,10 @@ func TestConnectReturnsWithItsContextBehindAFrozenServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, d := range []time.Duration{10, 300} {
-				err, late := expire(t, d*time.Millisecond, natty.Config{Servers: []string{proxy.URL(), proxy.URL()}}, opt)
+			for _, d := range []time.Duration{10 * time.Millisecond, 300 * time.Millisecond} {
+				late, err := expire(t, d, natty.Config{Servers: []string{proxy.URL(), proxy.URL()}}, opt)
 				assert.Less(t, late, 200*time.Millisecond)
-				assert.ErrorContains(t, err, "no answer")
+				require.ErrorContains(t, err, "no answer")
 			}
 		})
 	}
@@ -114,7 +110,7 @@ func TestSilentServerIsNamedSo(t *testing.T) {
 	first := func(o *server.Options) { o.TLSHandshakeFirst = true }
 	node := nattytest.Server(t, nattytest.TLS(), nattytest.Options(first))
 	cfg := natty.Config{Servers: []string{node.URL()}, TLS: natty.TLSConfig{CAFile: node.Files().CA}}
-	err, _ := expire(t, time.Second, cfg, natty.WithNATSOptions(nats.Timeout(50*time.Millisecond)))
+	_, err := expire(t, time.Second, cfg, natty.WithNATSOptions(nats.Timeout(50*time.Millisecond)))
 	require.ErrorContains(t, err, "set tls.handshake_first")
 	cfg.TLS.HandshakeFirst = true
 	connect(t, cfg)
@@ -142,6 +138,44 @@ func TestConnectWaitsForAServerThatIsNotUpYet(t *testing.T) {
 	require.NoError(t, receive(t, connected))
 }
 
+func TestServerIsFoundByItsNameOverTCPAndWebSocket(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) {
+		o.Websocket.Host, o.Websocket.Port, o.Websocket.NoTLS = "127.0.0.1", server.RANDOM_PORT, true
+	}))
+	port := node.URL()[strings.LastIndex(node.URL(), ":"):]
+	for url, opt := range map[string]natty.Option{
+		"nats://localhost" + port:          natty.WithNATSOptions(nats.DontRandomize()),
+		"localhost" + port:                 natty.WithNATSOptions(nats.Dialer(&net.Dialer{Timeout: patience}), nats.MultipathTCP(false)),
+		node.Server().WebsocketURL():       quiet,
+		node.Server().WebsocketURL() + "/": quiet,
+	} {
+		c := connect(t, natty.Config{Servers: []string{url}}, opt)
+		assert.Contains(t, c.Health().Server, strings.TrimSuffix(url, "/"))
+		require.NoError(t, c.Conn().Flush())
+	}
+}
+
+func TestJetStreamIsFoundInADomainAndUnderAPrefix(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStreamDomain = "hub" }))
+	for name, cfg := range map[string]natty.Config{
+		"domain": {Domain: "hub"}, "prefix": {APIPrefix: "$JS.hub.API"}, "prefix with dot": {APIPrefix: "$JS.hub.API."}, "neither": {},
+	} {
+		cfg.Servers = []string{node.URL()}
+		c := connect(t, cfg)
+		ensure(t, c, "ORDERS", "orders.>")
+		require.NoError(t, c.Publish(testCtx(t), "orders.new", nil), name)
+		_, err := c.JetStream().Stream(testCtx(t), "ORDERS")
+		require.NoError(t, err, name)
+	}
+	c := connect(t, natty.Config{Servers: []string{node.URL()}, Domain: "elsewhere"})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := c.EnsureStream(ctx, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	require.Error(t, err)
+}
+
 func TestRefusedLoginIsFatalAtOnce(t *testing.T) {
 	t.Parallel()
 	users := nattytest.Server(t, nattytest.User("ann", "a"))
@@ -163,12 +197,12 @@ func TestRefusedLoginIsFatalAtOnce(t *testing.T) {
 	} {
 		err := refused(t, cfg)
 		if name == "nkey without server" {
-			assert.ErrorContains(t, err, "log", name)
+			require.ErrorContains(t, err, "log", name)
 			continue
 		}
 		require.ErrorIs(t, err, nats.ErrAuthorization, name)
 		require.ErrorContains(t, err, "check user and password, token, creds_file or nkey_file", name)
-		assert.ErrorContains(t, err, "127.0.0.1:", name)
+		require.ErrorContains(t, err, "127.0.0.1:", name)
 	}
 	connect(t, natty.Config{Servers: []string{users.URL()}, User: "ann", Password: "a"})
 	connect(t, natty.Config{Servers: []string{strings.Replace(users.URL(), "//", "//ann:a@", 1)}})
@@ -184,7 +218,7 @@ func TestOneRefusingServerOfSeveralIsNotFatal(t *testing.T) {
 	down := nattytest.Server(t)
 	down.Stop()
 
-	err, _ := expire(t, time.Second, natty.Config{Servers: []string{refusing.URL(), down.URL()}})
+	_, err := expire(t, time.Second, natty.Config{Servers: []string{refusing.URL(), down.URL()}})
 	require.ErrorIs(t, err, nats.ErrAuthorization)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 
@@ -405,7 +439,7 @@ func TestNothingHangsWhileAFrozenServerHoldsTheConnectionsLock(t *testing.T) {
 			c.Conn().IsConnected()
 			return time.Since(start) > 100*time.Millisecond
 		}, "the lock is held")
-		for range 5 {
+		for range 2 {
 			start := time.Now()
 			assert.False(t, c.Health().Connected)
 			assert.Less(t, time.Since(start), 50*time.Millisecond)
@@ -418,9 +452,9 @@ func TestNothingHangsWhileAFrozenServerHoldsTheConnectionsLock(t *testing.T) {
 		}
 		start := time.Now()
 		require.NoError(t, c.Close(testCtx(t)))
-		assert.Less(t, time.Since(start), 500*time.Millisecond)
+		assert.Less(t, time.Since(start), 700*time.Millisecond)
 	}
-	long := natty.WithNATSOptions(nats.Timeout(2*time.Second), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
+	long := natty.WithNATSOptions(nats.Timeout(1500*time.Millisecond), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
 	c := connect(t, natty.Config{Servers: []string{proxy.URL()}}, long)
 	proxy.Freeze()
 	proxy.Cut()

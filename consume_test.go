@@ -777,3 +777,18 @@ func TestConsumerThatCannotWorkSaysWhyAtOnce(t *testing.T) {
 	require.ErrorAs(t, c.Consume(testCtx(t), "s.a", nil, nil), &bad)
 	require.ErrorIs(t, c.Process(testCtx(t), subjects("nobody.has"), handler), natty.ErrNoStream)
 }
+
+func TestConsumerWhoseConnectionWasClosedEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	ensure(t, c, "S", "s")
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Process(context.Background(), natty.ConsumerConfig{Subjects: []string{"s"}}, func(context.Context, *nats.Msg) error { return nil })
+	}()
+	eventually(t, func() bool { return only(c).State == natty.ConsumerRunning }, "it runs")
+	start := time.Now()
+	c.Conn().Close()
+	require.ErrorIs(t, receive(t, done), natty.ErrClosed)
+	assert.Less(t, time.Since(start), 500*time.Millisecond)
+}

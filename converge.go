@@ -152,7 +152,7 @@ func holds(have, want any, asSet bool) bool {
 	switch want := want.(type) {
 	case map[string]any:
 		h, ok := have.(map[string]any)
-		if !ok {
+		if !ok && have != nil {
 			return false
 		}
 		for k, w := range want {
@@ -163,20 +163,28 @@ func holds(have, want any, asSet bool) bool {
 		return true
 	case []any:
 		h, ok := have.([]any)
-		if !ok || len(h) != len(want) {
-			return false
-		}
-		if asSet {
-			h, want = sorted(h), sorted(want)
-		}
-		for i := range want {
-			if !holds(h[i], want[i], false) {
-				return false
-			}
-		}
-		return true
+		return (ok || have == nil) && holdsList(h, want, asSet)
 	}
-	return reflect.DeepEqual(have, want) || isZero(have) && isZero(want)
+	return reflect.DeepEqual(have, want) || isZero(have) && isZero(want) || sameTime(have, want)
+}
+
+func holdsList(have, want []any, asSet bool) bool {
+	if asSet {
+		have, want = sorted(have), sorted(want)
+	}
+	return slices.EqualFunc(have, want, func(h, w any) bool { return holds(h, w, false) })
+}
+
+// sameTime reports whether two values are one point in time: the server keeps the zone that it was told.
+func sameTime(a, b any) bool {
+	s, isA := a.(string)
+	r, isB := b.(string)
+	if !isA || !isB {
+		return false
+	}
+	t, errA := time.Parse(time.RFC3339Nano, s)
+	u, errB := time.Parse(time.RFC3339Nano, r)
+	return errA == nil && errB == nil && t.Equal(u)
 }
 
 func sorted(list []any) []any {

@@ -29,8 +29,8 @@ type dialer struct {
 
 func newDialer(opts *nats.Options) *dialer {
 	d := &dialer{theirs: opts.CustomDialer, timeout: opts.Timeout, shuffle: !opts.NoRandomize}
-	if opts.Dialer != nil { //nolint:staticcheck // deprecated, and still in use
-		d.net = *opts.Dialer //nolint:staticcheck // as above
+	if opts.Dialer != nil {
+		d.net = *opts.Dialer
 	}
 	if mptcp := opts.AllowMultipathTCP; mptcp != nil {
 		d.net.SetMultipathTCP(*mptcp)

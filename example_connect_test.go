@@ -3,7 +3,6 @@ package natty_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/natty-go/natty"
@@ -13,7 +12,8 @@ import (
 func ExampleConnect() {
 	server, err := nattytest.Start()
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer server.Close()
 
@@ -25,13 +25,14 @@ func ExampleConnect() {
 		Servers: []string{server.URL()}, // default: $NATS_URL
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println("connected:", client.Health().Connected)
 
 	// Waits for running handlers, and for the server to have seen what was sent last.
 	if err := client.Close(ctx); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
 	}
 	fmt.Println("connected:", client.Health().Connected)
 	// Output:

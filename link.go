@@ -77,6 +77,15 @@ func (l *link) setGone() {
 	l.goneOnce.Do(func() { close(l.gone) })
 }
 
+func (l *link) isGone() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // setLocked changes the state and wakes those who wait for that. l.mu must be held.
 func (l *link) setLocked(up bool) {
 	l.up.Store(up)

@@ -188,9 +188,12 @@ func (c *Client) shutdown(ctx context.Context) {
 	left := len(c.engines)
 	c.mu.Unlock()
 
-	if left > 0 {
+	switch {
+	case left > 0:
 		c.closeErr = fmt.Errorf("natty: close: %d consumers still had handlers running: %w", left, ctx.Err())
-	} else if c.link.up.Load() {
+	case ctx.Err() != nil:
+		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
+	case c.link.up.Load():
 		flushCtx, cancel := context.WithTimeout(ctx, flushTimeout)
 		defer cancel()
 		if err := c.nc.FlushWithContext(flushCtx); err != nil {

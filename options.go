@@ -176,6 +176,28 @@ func parseServer(s string) *url.URL {
 
 // validate reports the first setting that cannot work. It expects defaults to be filled in.
 func (c Config) validate() error {
+	if err := c.validateServers(); err != nil {
+		return err
+	}
+	if err := c.validateLogin(); err != nil {
+		return err
+	}
+	switch domain, prefix := c.Domain, strings.TrimSuffix(c.APIPrefix, "."); {
+	case domain != "" && c.APIPrefix != "":
+		return &ConfigError{Field: "domain", Value: domain, Reason: "set beside api_prefix; set one of them"}
+	case domain != "" && (validSubject(domain) != "" || strings.ContainsAny(domain, ".*>")):
+		return &ConfigError{Field: "domain", Value: domain, Reason: "is not the name of a domain; expected one word without spaces, dots and wildcards"}
+	case c.APIPrefix != "" && (validSubject(prefix) != "" || hasWildcard(prefix)):
+		return &ConfigError{Field: "api_prefix", Value: c.APIPrefix, Reason: "is not a subject prefix; expected tokens separated by dots, without spaces and wildcards"}
+	case c.Replicas < 0:
+		return negative("replicas", c.Replicas)
+	case c.PublishTimeout < 0:
+		return negative("publish_timeout", c.PublishTimeout)
+	}
+	return nil
+}
+
+func (c Config) validateServers() error {
 	ws := 0
 	for i, s := range c.Servers {
 		field := fmt.Sprintf("servers[%d]", i)
@@ -195,29 +217,21 @@ func (c Config) validate() error {
 	if ws != 0 && ws != len(c.Servers) {
 		return &ConfigError{Field: "servers", Reason: "mixes WebSocket URLs with others; a list must be all ws/wss or all nats/tls"}
 	}
-	auths := 0
+	return nil
+}
+
+func (c Config) validateLogin() error {
+	ways := 0
 	for _, set := range []bool{c.User != "" || c.Password != "", c.Token != "", c.CredsFile != "", c.NKeyFile != ""} {
 		if set {
-			auths++
+			ways++
 		}
 	}
 	switch {
-	case auths > 1:
+	case ways > 1:
 		return &ConfigError{Field: "user, token, creds_file, nkey_file", Reason: "more than one way to log in is set; set one"}
 	case c.Password != "" && c.User == "":
 		return &ConfigError{Field: "password", Reason: "set without user; set both"}
-	case c.Domain != "" && c.APIPrefix != "":
-		return &ConfigError{Field: "domain", Value: c.Domain, Reason: "set beside api_prefix; set one of them"}
-	case c.Replicas < 0:
-		return negative("replicas", c.Replicas)
-	case c.PublishTimeout < 0:
-		return negative("publish_timeout", c.PublishTimeout)
-	}
-	if d := c.Domain; d != "" && (validSubject(d) != "" || strings.ContainsAny(d, ".*>")) {
-		return &ConfigError{Field: "domain", Value: d, Reason: "is not the name of a domain; expected one word without spaces, dots and wildcards"}
-	}
-	if p := c.APIPrefix; p != "" && (validSubject(strings.TrimSuffix(p, ".")) != "" || hasWildcard(strings.TrimSuffix(p, "."))) {
-		return &ConfigError{Field: "api_prefix", Value: p, Reason: "is not a subject prefix; expected tokens separated by dots, without spaces and wildcards"}
 	}
 	return nil
 }

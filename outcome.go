@@ -29,8 +29,7 @@ var errSilent = errors.New("no acknowledgement came")
 // judge decides what an attempt's error means. It returns an *againError if the message is to be sent again, the
 // final error, or the acknowledgement if it finds that an earlier attempt was stored after all.
 func (p *publication) judge(ctx context.Context, err error) (*jetstream.PubAck, error) {
-	var sent *sendError
-	if errors.As(err, &sent) {
+	if sent, ok := errors.AsType[*sendError](err); ok {
 		return nil, p.judgeSend(sent.err)
 	}
 	if code := errorCode(err); code != 0 {

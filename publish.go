@@ -29,7 +29,8 @@ func (c *Client) Publish(ctx context.Context, subject string, data []byte, opts 
 // came, it is sent again with the same id until ctx ends (Config.PublishTimeout when ctx has no deadline),
 // so that the server stores it once. It is not sent again beyond the stream's duplicate window, which natty
 // asks the server for: without permission for $JS.API.STREAM.NAMES and $JS.API.STREAM.INFO.* it is not sent
-// again at all.
+// again at all. PubAck.Duplicate says that a message with the caller's id was there before; when this call had to
+// send more than once, that may be its own.
 //
 // Every error is a *PublishError. It matches ErrOutcomeUnknown if the message may be stored all the same.
 // Final answers come back at once: ErrNoStream, ErrTooLarge, ErrStreamFull, ErrClosed, nats.ErrPermissionViolation, a
@@ -142,8 +143,8 @@ func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
 		if err != nil {
 			ack, err = p.judge(ctx, err)
 		}
-		var again *againError
-		if !errors.As(err, &again) {
+		again, ok := errors.AsType[*againError](err)
+		if !ok {
 			return ack, err
 		}
 		last = again.reason

@@ -189,14 +189,18 @@ func (p *puller) silent() bool {
 
 func (p *puller) lastHeard() time.Time { return time.Unix(0, p.heard.Load()) }
 
-// stop ends the subscription. What is on its way is still received; the channel is closed after that. Without a connection it
-// ends at once.
+// stop ends the subscription. What is on its way is still received; the channel is closed after that. Without a
+// connection it ends at once.
 func (p *puller) stop(up bool) <-chan struct{} {
 	done := make(chan struct{})
-	p.sub.SetClosedHandler(func(string) { close(done) })
-	if !up || p.sub.Drain() != nil {
-		// Nothing is on its way. Draining would wait for a connection.
-		_ = p.sub.Unsubscribe()
+	ended := sync.OnceFunc(func() { close(done) })
+	p.sub.SetClosedHandler(func(string) { ended() })
+	if up && p.sub.Drain() == nil {
+		return done
 	}
+	// Nothing is on its way. Draining would wait for a connection; and with the connection the subscription may have
+	// been closed before there was a handler.
+	_ = p.sub.Unsubscribe()
+	ended()
 	return done
 }

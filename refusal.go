@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 )
@@ -21,19 +23,12 @@ type asker struct {
 	opts nats.Options // with the caller's dialer
 }
 
-// start asks all servers in the background. There is one answer, soon after ctx ends at the latest: nil if a
-// server is fine, else an *answersError, or ctx's error.
-func (a *asker) start(ctx context.Context) <-chan error {
-	answer := make(chan error, 1)
-	go func() { answer <- a.askAll(ctx) }()
-	return answer
-}
-
-func (a *asker) askAll(ctx context.Context) error {
+// all asks every server. It returns nil if one is fine, else an *answersError, or ctx's error.
+func (a *asker) all(ctx context.Context) error {
 	errs := make([]error, len(a.opts.Servers))
 	var wg sync.WaitGroup
 	for i, server := range a.opts.Servers {
-		wg.Go(func() { errs[i] = a.askTwice(ctx, server) })
+		wg.Go(func() { errs[i] = a.twice(ctx, server) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -48,26 +43,29 @@ func (a *asker) askAll(ctx context.Context) error {
 	return &answersError{errs}
 }
 
-// askTwice asks one server, and again if the answer is no clear refusal: one that comes in the middle of a TLS
-// handshake can look like a lost connection.
-func (a *asker) askTwice(ctx context.Context, server string) error {
-	err := a.ask(ctx, server)
-	var refused *refusedError
-	if err == nil || errors.As(err, &refused) {
-		return err
+// twice asks one server, and again if it dropped the connection without a word, which a refusal in a TLS handshake
+// can look like.
+func (a *asker) twice(ctx context.Context, server string) error {
+	err := a.once(ctx, server)
+	if dropped(err) {
+		err = a.once(ctx, server)
 	}
-	return a.ask(ctx, server)
+	return err
 }
 
-func (a *asker) ask(ctx context.Context, server string) error {
+func dropped(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (a *asker) once(ctx context.Context, server string) error {
 	opts := a.opts
 	d := newDialer(&opts)
 	stop := context.AfterFunc(ctx, d.interrupt)
 	defer stop()
 	opts.Servers, opts.CustomDialer = []string{server}, d
 	opts.AllowReconnect, opts.RetryOnFailedConnect = false, false
-	opts.AsyncErrorCB = func(*nats.Conn, *nats.Subscription, error) {}                                // nil prints
-	opts.ConnectedCB, opts.ClosedCB, opts.DisconnectedErrCB, opts.DisconnectedCB = nil, nil, nil, nil //nolint:staticcheck // deprecated, and still called
+	opts.AsyncErrorCB = func(*nats.Conn, *nats.Subscription, error) {} // nil prints
+	opts.ConnectedCB, opts.ClosedCB, opts.DisconnectedErrCB, opts.DisconnectedCB = nil, nil, nil, nil
 	opts.LameDuckModeHandler, opts.DiscoveredServersCB = nil, nil
 	nc, err := opts.Connect()
 	if err == nil {
@@ -112,8 +110,7 @@ func (e *answersError) Unwrap() []error { return e.errs }
 // final reports that every server refuses, so that waiting has no purpose.
 func (e *answersError) final() bool {
 	for _, err := range e.errs {
-		var refused *refusedError
-		if !errors.As(err, &refused) {
+		if _, refused := errors.AsType[*refusedError](err); !refused {
 			return false
 		}
 	}
@@ -174,8 +171,8 @@ func alertAdvice(alert error) string {
 	switch v.Uint() {
 	case 42, 43, 44, 45, 46, 48, 49, 116: // about the certificate
 		return "the server refused the client's certificate, or the lack of one; set tls.cert_file and tls.key_file to a certificate that it trusts"
-	case 40, 47, 70, 71, 112: // no common ground
-		return "the server refused the TLS handshake; check which TLS versions it allows, and tls.server_name"
+	case 40, 47, 70, 71, 112: // no common ground; up to TLS 1.2 also for no certificate
+		return "the server refused the TLS handshake; check whether it wants a client certificate (tls.cert_file and tls.key_file), and which TLS versions it allows"
 	}
 	return ""
 }

@@ -60,12 +60,12 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 	return stream, nil
 }
 
-// streamSettings returns what cfg sets, in the form in which the server returns it.
+// streamSettings returns what cfg sets, in the form in which the server has it.
 func streamSettings(cfg jetstream.StreamConfig) (map[string]any, error) {
-	cfg.Mirror = asStored(cfg.Mirror)
+	cfg.Mirror = asSent(cfg.Mirror)
 	cfg.Sources = slices.Clone(cfg.Sources)
 	for i, s := range cfg.Sources {
-		cfg.Sources[i] = asStored(s)
+		cfg.Sources[i] = asSent(s)
 	}
 	want, err := settings(cfg, "retention", "storage")
 	if err != nil {
@@ -77,24 +77,19 @@ func streamSettings(cfg jetstream.StreamConfig) (map[string]any, error) {
 	if cfg.Compression == jetstream.NoCompression {
 		delete(want, "compression") // "none" when not set
 	}
+	if cfg.Mirror != nil {
+		delete(want, "mirror_direct") // the server takes it from the origin
+	}
 	return want, nil
 }
 
-// asStored writes a source as the server keeps it: nats.go turns a Domain into an API prefix when it
-// sends it, and times are kept in UTC.
-func asStored(source *jetstream.StreamSource) *jetstream.StreamSource {
-	if source == nil {
-		return nil
+// asSent writes a source as nats.go sends it, which turns a Domain into an API prefix.
+func asSent(source *jetstream.StreamSource) *jetstream.StreamSource {
+	if source == nil || source.Domain == "" || source.External != nil {
+		return source
 	}
 	s := *source
-	if s.Domain != "" && s.External == nil {
-		s.External = &jetstream.ExternalStream{APIPrefix: Config{Domain: s.Domain}.apiPrefix()}
-		s.External.APIPrefix = strings.TrimSuffix(s.External.APIPrefix, ".")
-	}
-	if s.OptStartTime != nil {
-		utc := s.OptStartTime.UTC()
-		s.OptStartTime = &utc
-	}
+	s.External = &jetstream.ExternalStream{APIPrefix: strings.TrimSuffix(Config{Domain: s.Domain}.apiPrefix(), ".")}
 	return &s
 }
 

@@ -1,0 +1,618 @@
+package natty_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/nattytest"
+)
+
+// storm publishes n messages from 16 goroutines. Every tenth has so little time that some fail.
+func storm(t *testing.T, c *natty.Client, n int, hurry time.Duration) *results {
+	t.Helper()
+	var r results
+	var next atomic.Int64
+	var publishers sync.WaitGroup
+	for range 16 {
+		publishers.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				limit := patience
+				if i%10 == 0 {
+					limit = rand.N(hurry)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				body := fmt.Sprint(i)
+				ack, err := c.PublishMsg(ctx, &nats.Msg{Subject: "s", Data: []byte(body)})
+				cancel()
+				assert.True(t, err == nil || i%10 == 0, "%v", err)
+				r.add(body, ack, err)
+			}
+		})
+	}
+	publishers.Wait()
+	return &r
+}
+
+// during runs f again and again, with pauses of least to most, until stop is called.
+func during(least, most time.Duration, f func()) (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(least + rand.N(most-least)):
+				f()
+			}
+		}
+	}()
+	return func() { close(end); <-done }
+}
+
+func TestPublishThroughAConnectionThatKeepsBreakingLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	s := ensure(t, connectTo(t, node.URL()), "S", "s")
+	proxy := nattytest.Proxy(t, node.URL())
+	c := connectTo(t, proxy.URL())
+	cuts := 0
+	stop := during(50*time.Millisecond, 200*time.Millisecond, func() { proxy.Cut(); cuts++ })
+	r := storm(t, c, 20_000, 5*time.Millisecond)
+	stop()
+	t.Logf("%d cuts, %d acknowledged, %d failed", cuts, len(r.acks), len(r.errs))
+	assert.Greater(t, cuts, 3)
+	r.verify(t, s)
+}
+
+func TestPublishWhileLeadersAreKilledLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+	require.NoError(t, err)
+	done := make(chan *results)
+	go func() { done <- storm(t, c, 5000, 20*time.Millisecond) }()
+	for range 3 {
+		leader := cluster.StreamLeader("S")
+		leader.Stop()
+		require.NoError(t, leader.Restart())
+		cluster.WaitReady()
+	}
+	r := receive(t, done)
+	t.Logf("%d acknowledged, %d failed", len(r.acks), len(r.errs))
+	r.verify(t, s)
+}
+
+// wire is a client behind a proxy, a stream, and a client that goes around the proxy.
+type wire struct {
+	c, direct *natty.Client
+	proxy     *nattytest.Link
+	s         jetstream.Stream
+}
+
+// newWire makes a wire with a stream of cfg for the subject "s".
+func newWire(t *testing.T, cfg jetstream.StreamConfig) *wire {
+	t.Helper()
+	node := nattytest.Server(t)
+	w := &wire{direct: connectTo(t, node.URL()), proxy: nattytest.Proxy(t, node.URL())}
+	cfg.Name, cfg.Subjects = "S", []string{"s"}
+	var err error
+	w.s, err = w.direct.EnsureStream(testCtx(t), cfg)
+	require.NoError(t, err)
+	w.c = connectTo(t, w.proxy.URL())
+	return w
+}
+
+// loseAck publishes while answers are held, and drops the connection with them when the message is stored. Before the client
+// connects again, meanwhile is called.
+func (w *wire) loseAck(t *testing.T, meanwhile func(), opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	t.Helper()
+	before := stored(t, w.s)
+	w.proxy.FreezeReplies()
+	return w.lose(t, func() {
+		eventually(t, func() bool { return stored(t, w.s) > before }, "it is stored")
+	}, meanwhile, opts...)
+}
+
+// loseMessage publishes, and drops the connection before the message reaches the server.
+func (w *wire) loseMessage(t *testing.T, meanwhile func(), opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	t.Helper()
+	w.proxy.Freeze()
+	before := w.c.Conn().Stats().OutMsgs
+	return w.lose(t, func() {
+		eventually(t, func() bool { return w.c.Conn().Stats().OutMsgs > before }, "it is sent")
+	}, meanwhile, opts...)
+}
+
+func (w *wire) lose(t *testing.T, sent, meanwhile func(), opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	t.Helper()
+	var ack *jetstream.PubAck
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ack, err = w.c.PublishMsg(testCtx(t), nats.NewMsg("s"), opts...)
+	}()
+	sent()
+	w.proxy.Refuse(true)
+	w.proxy.Cut()
+	w.proxy.Thaw()
+	meanwhile()
+	w.proxy.Refuse(false)
+	receive(t, done)
+	return ack, err
+}
+
+func nothing() {}
+
+func TestPublishWhoseAcknowledgementIsLostIsSentAgainAndStoredOnce(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, jetstream.StreamConfig{})
+	ack, err := w.loseAck(t, nothing)
+	require.NoError(t, err)
+	assert.Equal(t, &jetstream.PubAck{Stream: "S", Sequence: 1}, ack)
+
+	ack, err = w.loseAck(t, nothing, jetstream.WithMsgID("mine"))
+	require.NoError(t, err)
+	assert.EqualValues(t, 2, ack.Sequence)
+	assert.True(t, ack.Duplicate, "who stored it before cannot be known")
+	assert.EqualValues(t, 2, stored(t, w.s))
+}
+
+func TestPublishIsNotSentAgainBeyondTheDuplicateWindow(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, jetstream.StreamConfig{Duplicates: time.Second})
+	_, err := w.loseAck(t, func() {
+		over := time.NewTimer(1100 * time.Millisecond)
+		defer over.Stop()
+		receive(t, over.C)
+	})
+	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+	assert.Contains(t, err.Error(), `beyond the duplicate window (1s) of stream "S"`)
+	var failed *natty.PublishError
+	require.ErrorAs(t, err, &failed)
+	first, err := w.s.GetMsg(testCtx(t), 1)
+	require.NoError(t, err)
+	assert.Equal(t, first.Header.Get(nats.MsgIdHdr), failed.MsgID)
+	require.NoError(t, w.c.Publish(testCtx(t), "s", nil))
+	assert.EqualValues(t, 2, stored(t, w.s), "this one and the first, which was stored once")
+}
+
+func TestPublishIsNotSentAgainWithoutThePermissionToAskForTheWindow(t *testing.T) {
+	t.Parallel()
+	node := restrict(t, "s")
+	root := login(t, node.URL(), "root")
+	w := &wire{direct: root, s: ensure(t, root, "S", "s"), proxy: nattytest.Proxy(t, node.URL())}
+	w.c = login(t, w.proxy.URL(), "app")
+	begin := time.Now()
+	_, err := w.loseAck(t, nothing)
+	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+	require.ErrorContains(t, err, "$JS.API.STREAM.NAMES")
+	assert.Less(t, time.Since(begin), 5*time.Second)
+	assert.EqualValues(t, 1, stored(t, w.s))
+}
+
+var expectations = map[string]jetstream.PublishOpt{
+	"stream":          jetstream.WithExpectLastSequence(3),
+	"subject":         jetstream.WithExpectLastSequencePerSubject(3),
+	"another subject": jetstream.WithExpectLastSequenceForSubject(3, "s"),
+}
+
+func TestConditionalPublishWhoseAcknowledgementIsLostFindsItself(t *testing.T) {
+	t.Parallel()
+	for name, opt := range expectations {
+		for later := range 2 {
+			t.Run(fmt.Sprintf("%s, %d later", name, later), func(t *testing.T) {
+				t.Parallel()
+				w := newWire(t, jetstream.StreamConfig{})
+				fill(t, w.c, "s", 3)
+				ack, err := w.loseAck(t, func() { fill(t, w.direct, "s", later) }, opt)
+				require.NoError(t, err)
+				assert.Equal(t, &jetstream.PubAck{Stream: "S", Sequence: 4}, ack)
+				assert.EqualValues(t, 4+later, stored(t, w.s))
+			})
+		}
+	}
+}
+
+func TestConditionalPublishThatIsLostSeesAConflict(t *testing.T) {
+	t.Parallel()
+	for name, opt := range expectations {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t, jetstream.StreamConfig{})
+			fill(t, w.c, "s", 3)
+			_, err := w.loseMessage(t, func() { fill(t, w.direct, "s", 1) }, opt)
+			var refused *jetstream.APIError
+			require.ErrorAs(t, err, &refused)
+			assert.EqualValues(t, 10071, refused.ErrorCode)
+			assert.Equal(t, name != "stream", errors.Is(err, natty.ErrOutcomeUnknown),
+				"another message has the one sequence that this one could have; in a subject it could have been removed since")
+			assert.EqualValues(t, 4, stored(t, w.s))
+		})
+	}
+}
+
+func TestConditionalPublishWhoseMessageIsRemovedMeanwhileIsUnknown(t *testing.T) {
+	t.Parallel()
+	for name, opt := range expectations {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t, jetstream.StreamConfig{})
+			fill(t, w.c, "s", 3)
+			_, err := w.loseAck(t, func() {
+				fill(t, w.direct, "s", 1)
+				require.NoError(t, w.s.DeleteMsg(testCtx(t), 4))
+			}, opt)
+			require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+		})
+	}
+}
+
+func TestPublishWaitsForARestartedServer(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := connectTo(t, node.URL())
+	ensure(t, c, "S", "s")
+	node.Stop()
+	done := make(chan error, 1)
+	go func() { done <- c.Publish(testCtx(t), "s", nil) }()
+	require.NoError(t, node.Restart())
+	require.NoError(t, receive(t, done))
+}
+
+func TestPublishWaitsForALeader(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	var down, kept *nattytest.Node
+	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	require.NoError(t, err)
+	down = cluster.StreamLeader("S") // the only replica
+	for _, n := range cluster.Nodes() {
+		if n != down {
+			kept = n
+		}
+	}
+	elsewhere := connectTo(t, kept.URL())
+	down.Stop()
+	eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		err = elsewhere.Publish(ctx, "s", nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, natty.ErrNoStream)
+		return !errors.Is(err, natty.ErrOutcomeUnknown) // it is while the server's end is not noticed
+	}, "the other servers know that nobody takes it")
+	assert.Contains(t, err.Error(), `stream "S" has no leader`)
+
+	done := make(chan error, 1)
+	go func() { done <- elsewhere.Publish(testCtx(t), "s", nil) }()
+	require.NoError(t, down.Restart())
+	require.NoError(t, receive(t, done))
+}
+
+func TestPublishWithoutADeadlineGivesUpAfterPublishTimeout(t *testing.T) {
+	t.Parallel()
+	const timeout, slack = 300 * time.Millisecond, 200 * time.Millisecond
+	node := nattytest.Server(t)
+	ensure(t, connectTo(t, node.URL()), "S", "s")
+	for name, fault := range map[string]func(*nattytest.Link){
+		"frozen":  (*nattytest.Link).Freeze,
+		"refused": func(l *nattytest.Link) { l.Refuse(true); l.Cut() },
+	} {
+		proxy := nattytest.Proxy(t, node.URL())
+		c := connect(t, natty.Config{Servers: []string{proxy.URL()}, PublishTimeout: timeout})
+		fault(proxy)
+		eventually(t, func() bool { return name == "frozen" || !c.Health().Connected }, "the loss is noticed")
+		begin := time.Now()
+		err := c.Publish(t.Context(), "s", nil)
+		took := time.Since(begin)
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		assert.Equal(t, name == "frozen", errors.Is(err, natty.ErrOutcomeUnknown), name)
+		assert.GreaterOrEqual(t, took, timeout, name)
+		assert.Less(t, took, timeout+slack, name)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(timeout/2, cancel)
+		begin = time.Now()
+		require.ErrorIs(t, c.Publish(ctx, "s", nil), context.Canceled, name)
+		assert.Less(t, time.Since(begin), timeout/2+slack, name)
+		proxy.Refuse(false)
+		proxy.Thaw()
+	}
+}
+
+func TestPublishOfMuchThroughAFrozenConnectionEndsWithinTheWriteTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, jetstream.StreamConfig{})
+	w.proxy.Freeze()
+	data := make([]byte, 1<<20-1000)
+	const n = 90 // more than the proxy and the operating system hold
+	begin := time.Now()
+	var publishers sync.WaitGroup
+	for range n {
+		publishers.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			assert.Error(t, w.c.Publish(ctx, "s", data))
+		})
+	}
+	publishers.Wait()
+	assert.Less(t, time.Since(begin), 8*time.Second, "the ctx, the write timeout of 5s, and some slack")
+	w.proxy.Thaw()
+	require.NoError(t, w.c.Publish(testCtx(t), "s", data))
+}
+
+func TestPublishUnderOneIDFromSeveralGoroutinesIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s", "counter"}, Replicas: 3})
+	require.NoError(t, err)
+	const ids, each = 50, 8
+	for i := range ids {
+		var publishers sync.WaitGroup
+		for range each { // the server answers most of them "in flight"
+			publishers.Go(func() {
+				ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"), jetstream.WithMsgID(fmt.Sprint(i)))
+				if assert.NoError(t, err) {
+					assert.EqualValues(t, i+1, ack.Sequence)
+				}
+			})
+		}
+		publishers.Wait()
+	}
+	assert.EqualValues(t, ids, stored(t, s))
+
+	var won atomic.Int64
+	var publishers sync.WaitGroup
+	for range each { // conditional: one wins, the others see the conflict and not the collision
+		publishers.Go(func() {
+			err := c.Publish(testCtx(t), "counter", nil, jetstream.WithExpectLastSequencePerSubject(0))
+			if err == nil {
+				won.Add(1)
+				return
+			}
+			var refused *jetstream.APIError
+			if assert.ErrorAs(t, err, &refused) {
+				assert.EqualValues(t, 10071, refused.ErrorCode)
+			}
+			assert.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+		})
+	}
+	publishers.Wait()
+	assert.EqualValues(t, 1, won.Load())
+}
+
+// script is a service that stands in for JetStream under the API prefix "FAKE" and for a stream "S" that holds "s".
+type script struct {
+	mu      sync.Mutex
+	answers []string // to publishes, one after the other; the last one stays; "" is silence
+	info    jetstream.StreamInfo
+	ids     []string // of the messages that came
+	lookUps int
+}
+
+// play connects a client whose JetStream is s.
+func (s *script) play(t *testing.T) *natty.Client {
+	t.Helper()
+	url := nattytest.Server(t).URL()
+	service := connectTo(t, url).Conn()
+	for subject, answer := range map[string]func(m *nats.Msg) string{
+		"s":                  s.publish,
+		"FAKE.STREAM.NAMES":  func(*nats.Msg) string { return `{"streams":["S"]}` },
+		"FAKE.STREAM.INFO.S": func(*nats.Msg) string { return s.describe(t) },
+	} {
+		_, err := service.Subscribe(subject, func(m *nats.Msg) {
+			if a := answer(m); a != "" {
+				assert.NoError(t, m.Respond([]byte(a)))
+			}
+		})
+		require.NoError(t, err)
+	}
+	require.NoError(t, service.Flush())
+	return connect(t, natty.Config{Servers: []string{url}, APIPrefix: "FAKE"})
+}
+
+func (s *script) publish(m *nats.Msg) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids = append(s.ids, m.Header.Get(nats.MsgIdHdr))
+	answer := s.answers[0]
+	if len(s.answers) > 1 {
+		s.answers = s.answers[1:]
+	}
+	return answer
+}
+
+func (s *script) describe(t *testing.T) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookUps++
+	s.info.Config.Name = "S"
+	data, err := json.Marshal(s.info)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(data)
+}
+
+func refusal(code int) string {
+	return fmt.Sprintf(`{"error":{"code":400,"err_code":%d,"description":"no"},"stream":"S","seq":0}`, code)
+}
+
+const accepted = `{"stream":"S","seq":7}`
+
+func TestPublishIsSentAgainAfterWhatPasses(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{10158, 10164, 10008, 10009, 10063, 10077} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
+			s := &script{answers: []string{refusal(code), refusal(code), accepted}}
+			s.info.Config.Duplicates = time.Minute
+			s.info.Config.Discard = jetstream.DiscardNew
+			ack, err := s.play(t).PublishMsg(testCtx(t), nats.NewMsg("s"))
+			require.NoError(t, err)
+			assert.EqualValues(t, 7, ack.Sequence)
+			require.Len(t, s.ids, 3)
+			assert.Equal(t, s.ids[0], s.ids[1])
+			assert.Equal(t, s.ids[0], s.ids[2])
+		})
+	}
+}
+
+func TestPublishThatCannotBeStoredForAnotherReasonIsNotStreamFull(t *testing.T) {
+	t.Parallel()
+	room := &script{answers: []string{refusal(10077)}}
+	room.info.Config.Discard, room.info.Config.MaxMsgs, room.info.State.Msgs = jetstream.DiscardNew, 10, 9
+	old := &script{answers: []string{refusal(10077)}}
+	old.info.Config.Discard, old.info.Config.MaxMsgs, old.info.State.Msgs = jetstream.DiscardOld, 10, 10
+	for name, s := range map[string]*script{"there is room": room, "it discards old ones": old} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := s.play(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			err := c.Publish(ctx, "s", nil)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotErrorIs(t, err, natty.ErrStreamFull)
+		})
+	}
+}
+
+func TestPublishTakesTheLateAnswerToAnEarlierAttempt(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	s := ensure(t, connectTo(t, node.URL()), "S", "s")
+	proxy := nattytest.Proxy(t, node.URL())
+	c := connectTo(t, proxy.URL())
+	proxy.Delay(400 * time.Millisecond) // both ways: the answer comes after the first attempt's 500ms
+	before := c.Conn().Stats().OutMsgs
+	ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"))
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, ack.Sequence)
+	assert.EqualValues(t, 3, c.Conn().Stats().OutMsgs-before, "the message once, and two requests about the duplicate window")
+	assert.EqualValues(t, 1, stored(t, s))
+}
+
+func TestPublishReturnsAnAnswerThatComesWhileItLooksUpTheWindow(t *testing.T) {
+	t.Parallel()
+	// The first message is answered only when the second comes, which it cannot, because the stream is not found.
+	url := nattytest.Server(t).URL()
+	service := connectTo(t, url).Conn()
+	pending := make(chan *nats.Msg, 1)
+	_, err := service.Subscribe("s", func(m *nats.Msg) { pending <- m })
+	require.NoError(t, err)
+	_, err = service.Subscribe("FAKE.STREAM.NAMES", func(m *nats.Msg) {
+		assert.NoError(t, (<-pending).Respond([]byte(accepted)))
+		assert.NoError(t, m.Respond([]byte(`{"streams":[]}`)))
+	})
+	require.NoError(t, err)
+	require.NoError(t, service.Flush())
+	c := connect(t, natty.Config{Servers: []string{url}, APIPrefix: "FAKE"})
+	ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"))
+	require.NoError(t, err)
+	assert.EqualValues(t, 7, ack.Sequence)
+}
+
+// An answer that comes when nobody waits any more must not reach the next publish, which may use the same memory.
+func TestPublishNeverTakesTheAnswerToAnother(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	_, err := c.Conn().Subscribe("echo", func(m *nats.Msg) {
+		_ = m.Respond(fmt.Appendf(nil, `{"stream":"%s","seq":1}`, m.Data)) // the last ones come when the client is closed
+	})
+	require.NoError(t, err)
+	var answered, missed atomic.Int64
+	var publishers sync.WaitGroup
+	for g := range 8 {
+		publishers.Go(func() {
+			for i := range 1500 {
+				body := fmt.Sprintf("%d-%d", g, i)
+				ctx, cancel := context.WithTimeout(t.Context(), rand.N(2*time.Millisecond))
+				ack, err := c.PublishMsg(ctx, &nats.Msg{Subject: "echo", Data: []byte(body)})
+				cancel()
+				if err != nil {
+					missed.Add(1)
+					continue
+				}
+				answered.Add(1)
+				assert.Equal(t, body, ack.Stream)
+			}
+		})
+	}
+	publishers.Wait()
+	t.Logf("%d answered, %d missed", answered.Load(), missed.Load())
+	assert.NotZero(t, answered.Load())
+	assert.NotZero(t, missed.Load())
+}
+
+func TestPublishUnderWayWhenTheClientClosesIsUnknown(t *testing.T) {
+	t.Parallel()
+	w := newWire(t, jetstream.StreamConfig{})
+	defer w.proxy.Thaw()
+	c, err := natty.Connect(testCtx(t), natty.Config{Servers: []string{w.proxy.URL()}}, quiet)
+	require.NoError(t, err)
+	w.proxy.FreezeReplies()
+	failed := make(chan error, 1)
+	go func() { failed <- c.Publish(testCtx(t), "s", nil) }()
+	eventually(t, func() bool { return stored(t, w.s) == 1 }, "it is stored")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.Error(t, c.Close(ctx), "the flush is not answered")
+	err = receive(t, failed)
+	require.ErrorIs(t, err, natty.ErrClosed)
+	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+}
+
+func TestPublishThatNobodyAnswersIsUnknownWhenTheClientCloses(t *testing.T) {
+	t.Parallel()
+	url := nattytest.Server(t).URL()
+	came := make(chan *nats.Msg, 1)
+	service := connectTo(t, url).Conn()
+	_, err := service.ChanSubscribe("s", came)
+	require.NoError(t, err)
+	require.NoError(t, service.Flush())
+	c := connectTo(t, url)
+	failed := make(chan error, 1)
+	go func() { failed <- c.Publish(testCtx(t), "s", nil) }()
+	receive(t, came)
+	require.NoError(t, c.Close(testCtx(t)))
+	err = receive(t, failed)
+	require.ErrorIs(t, err, natty.ErrClosed)
+	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+}
+
+func TestPublishOnALazyClientWaitsForItsFirstConnection(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	ensure(t, connectTo(t, node.URL()), "S", "s")
+	proxy := nattytest.Proxy(t, node.URL())
+	proxy.Refuse(true)
+	c := connect(t, natty.Config{Servers: []string{proxy.URL()}, LazyConnect: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := c.Publish(ctx, "s", nil, jetstream.WithExpectStream("S"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+	assert.Contains(t, err.Error(), "not connected")
+	done := make(chan error, 1)
+	go func() { done <- c.Publish(testCtx(t), "s", nil, jetstream.WithExpectStream("S")) }()
+	proxy.Refuse(false)
+	require.NoError(t, receive(t, done))
+}
