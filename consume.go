@@ -34,6 +34,12 @@ type ConsumerConfig struct {
 	Subjects []string
 	// Concurrency is how many handlers run at once. Default 1.
 	Concurrency int
+	// OrderBy gives a message's key: messages of one key are handled one at a time and in the order of the stream, those of
+	// different keys in parallel. A message that fails is tried again in its place, and those of its key wait for it; when what
+	// waits fills the buffer, the instance waits too, and Health names the key. MaxDeliver bounds that. The order is
+	// kept by each instance for what it handles; what an instance that died had begun comes again, so that a new one, or a new
+	// connection, begins only when such messages are back: at most AckWait later.
+	OrderBy func(*nats.Msg) string
 	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
 	// handlers get through in about one second, at least one for each, at most 2,000.
 	MaxPollRecords int
@@ -159,7 +165,8 @@ type engine struct {
 	c        *Client
 	cfg      ConsumerConfig
 	handler  Handler
-	durable  durable
+	durable  durable // the supervision's alone once it runs
+	self     string  // stream and durable, as redriven messages are addressed
 	dispatch *dispatch
 	puller   *puller
 	reports  *reports
@@ -178,7 +185,7 @@ type engine struct {
 func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 	return &engine{
 		c: c, cfg: cfg, handler: h,
-		dispatch: newDispatch(),
+		dispatch: newDispatch(cfg.OrderBy != nil),
 		kick:     make(chan struct{}, 1),
 		health: ConsumerHealth{
 			Stream: cfg.Stream, Durable: cfg.Durable, State: ConsumerStarting, Since: time.Now(),
@@ -240,11 +247,20 @@ func (e *engine) ensure(ctx context.Context) error {
 		err = e.c.checkDeadLetter(ctx, e.cfg, e.durable)
 	}
 	if err == nil {
-		e.mu.Lock()
-		e.health.Stream = stream
-		e.mu.Unlock()
+		e.self = stream + "/" + e.durable.name
+		e.setDurable(e.durable)
 	}
 	return err
+}
+
+// setDurable takes note of what the server says about the durable. The supervision's alone.
+func (e *engine) setDurable(d durable) {
+	e.durable = d
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.health.Stream = d.stream
+	e.health.AckFloor = d.floor
+	e.health.Pending, e.health.AckPending, e.health.MaxAckPending = d.waiting, d.unacked, d.config.MaxAckPending
 }
 
 // work handles messages until there are no more.
@@ -270,7 +286,8 @@ func (e *engine) receive(m *nats.Msg) {
 	h := &held{msg: m, reply: m.Reply, size: m.Size()}
 	h.Context = e.base
 	h.d, _ = parseDelivery(m.Reply)
-	h.d.Last = e.cfg.MaxDeliver > 0 && h.d.Attempt >= e.cfg.MaxDeliver
+	h.d.Last = e.last(h.d)
+	h.key = e.keyOf(m)
 	e.lastMessage.Store(e.puller.heard.Load())
 	if e.forAnother(m) {
 		e.tell(answer{msg: m, kind: ack})
@@ -281,6 +298,19 @@ func (e *engine) receive(m *nats.Msg) {
 	case refused:
 		e.handBack(h)
 	}
+}
+
+// keyOf returns what a message is ordered by. Messages for which OrderBy panics are kept in order among themselves.
+func (e *engine) keyOf(m *nats.Msg) (key string) {
+	if e.cfg.OrderBy == nil {
+		return ""
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			e.report(fmt.Errorf("natty: consumer %q: OrderBy panicked on %q: %v", e.cfg.Durable, m.Subject, p))
+		}
+	}()
+	return e.cfg.OrderBy(m)
 }
 
 // more wakes the supervision, if it would have something to do.

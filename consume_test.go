@@ -571,37 +571,6 @@ func TestFrozenConnectionIsNoticedAndConsumingGoesOnAfterIt(t *testing.T) {
 	eventually(t, func() bool { return seen.distinct() == 2 }, "messages flow again")
 }
 
-// nats.go answers "no heartbeat" for ever in this case, and goes on waiting.
-func TestDeletedDurableEndsProcessWithAnError(t *testing.T) {
-	t.Parallel()
-	for name, cut := range map[string]bool{"while pulling": false, "while disconnected": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := nattytest.Server(t)
-			link := nattytest.Proxy(t, server.URL())
-			c, direct := connectTo(t, link.URL()), connectTo(t, server.URL())
-			ensure(t, c, "S", "s")
-			done := make(chan error, 1)
-			go func() {
-				done <- c.Process(context.Background(), natty.ConsumerConfig{Subjects: []string{"s"}, Heartbeat: 200 * time.Millisecond},
-					func(context.Context, *nats.Msg) error { return nil })
-			}()
-			eventually(t, func() bool {
-				return only(c).State == natty.ConsumerRunning
-			}, "it runs")
-			if cut {
-				link.Refuse(true)
-				link.Cut()
-			}
-			require.NoError(t, direct.JetStream().DeleteConsumer(testCtx(t), "S", "test_s"))
-			link.Refuse(false)
-			err := receive(t, done)
-			require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
-			assert.Contains(t, err.Error(), `"test_s" on stream "S" was deleted`)
-		})
-	}
-}
-
 func TestExistingDurableIsTakenOverAsItIs(t *testing.T) {
 	t.Parallel()
 	c := connectTo(t, nattytest.Server(t).URL())
@@ -643,10 +612,8 @@ func TestDurableThatCannotBeTakenOverIsADriftError(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.CreatePushConsumer(testCtx(t), jetstream.ConsumerConfig{Durable: "push", DeliverSubject: "x", AckPolicy: jetstream.AckExplicitPolicy})
 	require.NoError(t, err)
-	_, err = s.CreateConsumer(testCtx(t), jetstream.ConsumerConfig{Durable: "all", AckPolicy: jetstream.AckExplicitPolicy})
-	require.NoError(t, err)
-	for durable, field := range map[string]string{"none": "ack_policy", "push": "deliver_subject", "all": "deliver_policy"} {
-		err := c.Process(testCtx(t), natty.ConsumerConfig{Subjects: []string{"s"}, Durable: durable, DeliverPolicy: jetstream.DeliverNewPolicy},
+	for durable, field := range map[string]string{"none": "ack_policy", "push": "deliver_subject"} {
+		err := c.Process(testCtx(t), natty.ConsumerConfig{Subjects: []string{"s"}, Durable: durable},
 			func(context.Context, *nats.Msg) error { return nil })
 		var drift *natty.DriftError
 		require.ErrorAs(t, err, &drift, durable)

@@ -78,7 +78,7 @@ func (e *engine) bury(h *held, reason error) (byHandler bool, err error) {
 	ctx, cancel := context.WithTimeout(e.base, e.c.cfg.PublishTimeout)
 	defer cancel()
 	if _, err := e.c.publish(ctx, letterFor(e.cfg.DeadLetter, h, reason), nil); err != nil {
-		return e.retry(h, e.cfg.Backoff.delay(h.d.Attempt)), fmt.Errorf("not dead-lettered, it stays on the consumer: %w", err)
+		return false, fmt.Errorf("not dead-lettered, it stays on the consumer: %w", err)
 	}
 	return e.tell(answer{msg: h.msg, kind: term}), nil
 }
@@ -250,7 +250,7 @@ func (c *Client) Redrive(ctx context.Context, subject string, pick func(DeadLett
 // forAnother reports whether a message was redriven for another durable than this one.
 func (e *engine) forAnother(m *nats.Msg) bool {
 	to := header(m.Header, headerRedrive)
-	return to != "" && to != e.durable.stream+"/"+e.durable.name
+	return to != "" && to != e.self
 }
 
 func (c *Client) redrive(ctx context.Context, l DeadLetter) error {
@@ -297,8 +297,9 @@ func (c *Client) mayReturn(ctx context.Context, subject string) error {
 
 // streamInfo is the part of a stream's description that decides here.
 type streamInfo struct {
-	Config jetstream.StreamConfig `json:"config"`
-	State  struct {
+	Config  jetstream.StreamConfig `json:"config"`
+	Created time.Time              `json:"created"`
+	State   struct {
 		FirstSeq uint64            `json:"first_seq"`
 		LastSeq  uint64            `json:"last_seq"`
 		Subjects map[string]uint64 `json:"subjects"`

@@ -117,7 +117,9 @@ func TestMessageTooLargeForItsLetterStaysAndIsReported(t *testing.T) {
 	ensure(t, c, "DEAD", "dead")
 	report, errs := onError()
 	process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead", OnError: report, Backoff: natty.Backoff{Min: time.Hour}},
-		func(context.Context, *nats.Msg) error { return natty.Permanent(errors.New(strings.Repeat("x", 10_000))) })
+		func(context.Context, *nats.Msg) error {
+			return natty.Permanent(errors.New(strings.Repeat("x", 10_000)))
+		})
 	big := bytes.Repeat([]byte("x"), int(c.Conn().MaxPayload())-100)
 	require.NoError(t, c.Publish(testCtx(t), "s", big))
 	require.ErrorIs(t, receive(t, errs), natty.ErrTooLarge)

@@ -13,11 +13,14 @@ type held struct {
 	msg         *nats.Msg
 	reply       string // msg.Reply, which is the handler's to change
 	size        int
+	key         string // what it is ordered by
 	prev, next  *held
 	// let means that it was given back: when it comes again, that is a new delivery.
 	let bool
 	// again is a delivery of the same message that came while the handler had it.
 	again *held
+	// rest runs while it waits here to be tried again.
+	rest *time.Timer
 }
 
 // heldList is a queue that gives up any of its members in constant time.
@@ -52,34 +55,66 @@ func (l *heldList) remove(h *held) {
 	l.n--
 }
 
-// find returns the member with a sequence, unless it was given back.
-func (l *heldList) find(seq uint64) *held {
-	for h := l.head; h != nil; h = h.next {
-		if h.d.Sequence == seq && !h.let {
-			return h
-		}
-	}
-	return nil
-}
-
 // dispatch decides which message runs when. It holds what was received and not yet settled: ready messages
-// in order of arrival, and those that handlers run with.
+// in order of arrival, those that handlers run with, and with an order by key those that wait: behind another one of
+// their key, or for their next attempt.
 type dispatch struct {
 	// mu guards everything. Nothing blocks while it is held, and no callback runs.
 	mu      sync.Mutex
 	wake    sync.Cond // signalled for each ready message, and when closed
 	ready   heldList
 	running heldList
-	bytes   int           // of both
-	perMsg  time.Duration // smoothed time a handler takes; 0 before the first
-	closed  bool
-	idle    chan struct{} // closed when closed and nothing runs any more
+	resting heldList
+	// behind holds, for each key of which a message is ready, running or resting, those that come after it. nil
+	// when messages are not ordered.
+	behind map[string]*heldList
+	n      int           // of all that is held
+	bytes  int           // and its size
+	perMsg time.Duration // smoothed time a handler takes; 0 before the first
+	// suspicious means that any delivery may be of a message that is held, whatever its count says.
+	suspicious bool
+	closed     bool
+	idle       chan struct{} // closed when closed and nothing runs any more
 }
 
-func newDispatch() *dispatch {
+func newDispatch(ordered bool) *dispatch {
 	d := &dispatch{idle: make(chan struct{})}
 	d.wake.L = &d.mu
+	if ordered {
+		d.behind = map[string]*heldList{}
+	}
 	return d
+}
+
+// all calls f for everything that is held, of each key in order.
+func (d *dispatch) allLocked(f func(*held) (more bool)) {
+	each := func(l *heldList) bool {
+		for h := l.head; h != nil; h = h.next {
+			if !f(h) {
+				return false
+			}
+		}
+		return true
+	}
+	if !each(&d.running) || !each(&d.resting) || !each(&d.ready) {
+		return
+	}
+	for _, l := range d.behind {
+		if !each(l) {
+			return
+		}
+	}
+}
+
+// findLocked returns what is held under a sequence, unless it was given back.
+func (d *dispatch) findLocked(seq uint64) (found *held) {
+	d.allLocked(func(h *held) bool {
+		if h.d.Sequence == seq && !h.let {
+			found = h
+		}
+		return found == nil
+	})
+	return found
 }
 
 // arrival is what push did with a message.
@@ -97,11 +132,8 @@ const (
 func (d *dispatch) push(h *held) arrival {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if h.d.Attempt > 1 {
-		if d.ready.find(h.d.Sequence) != nil {
-			return repeated
-		}
-		if first := d.running.find(h.d.Sequence); first != nil {
+	if h.d.Attempt > 1 || d.suspicious {
+		if first := d.findLocked(h.d.Sequence); first != nil {
 			first.again = h
 			return repeated
 		}
@@ -113,9 +145,33 @@ func (d *dispatch) push(h *held) arrival {
 	return taken
 }
 
-// takeLocked queues h for a handler. d.mu must be held.
+// takeLocked queues h for a handler, behind those of its key. d.mu must be held.
 func (d *dispatch) takeLocked(h *held) {
+	d.n++
 	d.bytes += h.size
+	if d.behind != nil {
+		if l, busy := d.behind[h.key]; busy {
+			l.push(h)
+			return
+		}
+		d.behind[h.key] = &heldList{}
+	}
+	d.ready.push(h)
+	d.wake.Signal()
+}
+
+// followLocked lets the next message of a key run, after one has left. d.mu must be held.
+func (d *dispatch) followLocked(key string) {
+	if d.behind == nil {
+		return
+	}
+	l := d.behind[key]
+	if l.n == 0 {
+		delete(d.behind, key)
+		return
+	}
+	h := l.head
+	l.remove(h)
 	d.ready.push(h)
 	d.wake.Signal()
 }
@@ -144,21 +200,26 @@ func (d *dispatch) next() (*held, bool) {
 }
 
 // done takes off a message that was handled in took, and was settled; byHandler if the handler did that. It
-// returns a delivery that has to be handed back, if any.
-func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back *held) {
+// returns what has to be handed back now: at the end, those that had to wait for this one, so that the order of
+// their key is kept.
+func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back []*held) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running.remove(h)
-	d.bytes -= h.size
-	if d.perMsg == 0 {
-		d.perMsg = max(took, 1)
+	d.offLocked(h)
+	d.measureLocked(took)
+	again := byHandler && h.again != nil
+	if d.closed {
+		if again {
+			back = append(back, h.again)
+		}
+		if l := d.behind[h.key]; l != nil {
+			back = d.emptyLocked(back, l)
+			delete(d.behind, h.key)
+		}
 	} else {
-		d.perMsg = max(d.perMsg+(took-d.perMsg)/8, 1)
-	}
-	if byHandler && h.again != nil {
-		if d.closed {
-			back = h.again
-		} else {
+		d.followLocked(h.key)
+		if again {
 			d.takeLocked(h.again)
 		}
 	}
@@ -166,21 +227,81 @@ func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back *held
 	return back
 }
 
-// close ends next for everybody, and returns the messages that no handler has begun.
-func (d *dispatch) close() []*held {
+func (d *dispatch) offLocked(h *held) {
+	d.n--
+	d.bytes -= h.size
+}
+
+func (d *dispatch) measureLocked(took time.Duration) {
+	if d.perMsg == 0 {
+		d.perMsg = max(took, 1)
+	} else {
+		d.perMsg = max(d.perMsg+(took-d.perMsg)/8, 1)
+	}
+}
+
+// restFor keeps a message that failed for its next attempt, ahead of those of its key. It refuses at the end.
+func (d *dispatch) restFor(h *held, took, pause time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.running.remove(h)
+	d.resting.push(h)
+	d.measureLocked(took)
+	h.rest = time.AfterFunc(pause, func() { d.rested(h) })
+	return true
+}
+
+func (d *dispatch) rested(h *held) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if h.rest == nil {
+		return // handed back meanwhile
+	}
+	h.rest = nil
+	d.resting.remove(h)
+	d.ready.push(h)
+	d.wake.Signal()
+}
+
+// close ends next for everybody, and returns the messages to hand back now: those that no handler has begun, of
+// each key in order, except for those behind one that still runs.
+func (d *dispatch) close() (back []*held) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
 	d.wake.Broadcast()
-	var left []*held
-	for d.ready.n > 0 {
-		h := d.ready.head
-		d.ready.remove(h)
-		d.bytes -= h.size
-		left = append(left, h)
+	for h := d.resting.head; h != nil; h = h.next {
+		h.rest.Stop()
+		h.rest = nil
+	}
+	runs := map[string]bool{}
+	for h := d.running.head; h != nil; h = h.next {
+		runs[h.key] = true
+	}
+	back = d.emptyLocked(back, &d.resting)
+	back = d.emptyLocked(back, &d.ready)
+	for key, l := range d.behind {
+		if !runs[key] {
+			back = d.emptyLocked(back, l)
+			delete(d.behind, key)
+		}
 	}
 	d.checkIdleLocked()
-	return left
+	return back
+}
+
+// emptyLocked moves the members of a list that is not the handlers' to back. d.mu must be held.
+func (d *dispatch) emptyLocked(back []*held, l *heldList) []*held {
+	for l.n > 0 {
+		h := l.head
+		l.remove(h)
+		d.offLocked(h)
+		back = append(back, h)
+	}
+	return back
 }
 
 // checkIdleLocked closes idle when it is time. d.mu must be held.
@@ -199,7 +320,7 @@ func (d *dispatch) checkIdleLocked() {
 func (d *dispatch) load() (n, bytes int, perMsg time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.ready.n + d.running.n, d.bytes, d.perMsg
+	return d.n, d.bytes, d.perMsg
 }
 
 // inHandlers returns how many handlers run.
@@ -209,15 +330,33 @@ func (d *dispatch) inHandlers() int {
 	return d.running.n
 }
 
+// blocking returns the key of the message that most others wait for while it rests, if there is one.
+func (d *dispatch) blocking() (key string, waiting int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for h := d.resting.head; h != nil; h = h.next {
+		if l := d.behind[h.key]; l != nil && l.n >= waiting {
+			key, waiting = h.key, l.n
+		}
+	}
+	return key, waiting
+}
+
+// suspect makes every delivery be compared with what is held: after the durable was made again counts begin anew.
+func (d *dispatch) suspect() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.suspicious = true
+}
+
 // replies returns the reply subjects of all that is held, running handlers' first.
 func (d *dispatch) replies() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]string, 0, d.running.n+d.ready.n)
-	for _, l := range []*heldList{&d.running, &d.ready} {
-		for h := l.head; h != nil; h = h.next {
-			all = append(all, h.reply)
-		}
-	}
+	all := make([]string, 0, d.n)
+	d.allLocked(func(h *held) bool {
+		all = append(all, h.reply)
+		return true
+	})
 	return all
 }

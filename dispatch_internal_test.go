@@ -18,7 +18,7 @@ func message(seq uint64, attempt int) *held {
 
 func TestMessagesRunInOrderOfArrival(t *testing.T) {
 	t.Parallel()
-	d := newDispatch()
+	d := newDispatch(false)
 	for seq := range uint64(3) {
 		require.Equal(t, taken, d.push(message(seq, 1)))
 	}
@@ -35,23 +35,23 @@ func TestMessagesRunInOrderOfArrival(t *testing.T) {
 
 func TestSecondDeliveryOfWhatIsHeldIsNotRun(t *testing.T) {
 	t.Parallel()
-	d := newDispatch()
+	d := newDispatch(false)
 	require.Equal(t, taken, d.push(message(1, 1)))
 	require.Equal(t, repeated, d.push(message(1, 2)), "while it waits")
 	h, _ := d.next()
 	require.Equal(t, repeated, d.push(message(1, 3)), "while it runs")
-	assert.Nil(t, d.done(h, 1, false))
+	assert.Empty(t, d.done(h, 1, false))
 	n, _, _ := d.load()
 	assert.Zero(t, n)
 }
 
 func TestSecondDeliveryOfWhatTheHandlerGaveBackIsRun(t *testing.T) {
 	t.Parallel()
-	d := newDispatch()
+	d := newDispatch(false)
 	d.push(message(1, 1))
 	h, _ := d.next()
 	require.Equal(t, repeated, d.push(message(1, 2)))
-	assert.Nil(t, d.done(h, 1, true))
+	assert.Empty(t, d.done(h, 1, true))
 	again, ok := d.next()
 	require.True(t, ok)
 	assert.Equal(t, 2, again.d.Attempt)
@@ -59,25 +59,25 @@ func TestSecondDeliveryOfWhatTheHandlerGaveBackIsRun(t *testing.T) {
 	require.Equal(t, repeated, d.push(message(1, 3)))
 	d.close()
 	back := d.done(again, 1, true)
-	require.NotNil(t, back, "too late to run it: it is handed back")
-	assert.Equal(t, 3, back.d.Attempt)
+	require.Len(t, back, 1, "too late to run it: it is handed back")
+	assert.Equal(t, 3, back[0].d.Attempt)
 }
 
 func TestDeliveryAfterGivingBackIsANewOne(t *testing.T) {
 	t.Parallel()
-	d := newDispatch()
+	d := newDispatch(false)
 	d.push(message(1, 1))
 	h, _ := d.next()
 	d.letGo(h)
 	require.Equal(t, taken, d.push(message(1, 2)))
-	assert.Nil(t, d.done(h, 1, false))
+	assert.Empty(t, d.done(h, 1, false))
 	again, _ := d.next()
 	assert.Equal(t, 2, again.d.Attempt)
 }
 
 func TestClosingReturnsWhatNobodyHasBegunAndWaitsForTheRest(t *testing.T) {
 	t.Parallel()
-	d := newDispatch()
+	d := newDispatch(false)
 	for seq := range uint64(3) {
 		d.push(message(seq, 1))
 	}
@@ -99,7 +99,7 @@ func TestClosingReturnsWhatNobodyHasBegunAndWaitsForTheRest(t *testing.T) {
 func TestWorkersThatWaitAreWokenByMessagesAndByTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := newDispatch()
+		d := newDispatch(false)
 		ended := make(chan bool, 2)
 		for range 2 {
 			go func() {
@@ -139,7 +139,7 @@ func TestPrefetchIsAboutOneSecondOfWork(t *testing.T) {
 
 func TestNoRequestIsMadeForEveryMessageThatLeaves(t *testing.T) {
 	t.Parallel()
-	e := engine{cfg: ConsumerConfig{Concurrency: 1, MaxPollRecords: 100}, dispatch: newDispatch()}
+	e := engine{cfg: ConsumerConfig{Concurrency: 1, MaxPollRecords: 100}, dispatch: newDispatch(false)}
 	e.dispatch.perMsg = 1
 	for seq := range uint64(100) {
 		e.dispatch.push(message(seq, 1))

@@ -20,8 +20,12 @@ const (
 
 // durable is a consumer on the server.
 type durable struct {
-	stream, name string
-	config       jetstream.ConsumerConfig // as the server has it
+	stream, name  string
+	streamCreated time.Time
+	config        jetstream.ConsumerConfig // as the server has it
+	floor         uint64                   // every message up to this sequence of the stream was settled
+	unacked       int                      // delivered to anyone and not settled
+	waiting       uint64                   // not delivered yet
 }
 
 // ackWait is how long the server waits for a sign of life of a message before it delivers it again. BackOff,
@@ -64,9 +68,8 @@ func (c *Client) findStream(ctx context.Context, cfg ConsumerConfig) (string, er
 	return found, nil
 }
 
-// ensureDurable makes the durable of cfg, or converges what cfg sets.
-func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerConfig) (durable, error) {
-	d := durable{stream: stream, name: cfg.Durable}
+// freshDurable is the configuration of a durable that is made here.
+func freshDurable(cfg ConsumerConfig) jetstream.ConsumerConfig {
 	fresh := jetstream.ConsumerConfig{
 		Durable:        cfg.Durable,
 		AckPolicy:      jetstream.AckExplicitPolicy,
@@ -75,19 +78,26 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 		FilterSubjects: cfg.Subjects,
 		MaxDeliver:     -1,
 	}
-	want, err := settings(fresh, "ack_policy")
-	if err != nil {
-		return d, err
-	}
-	delete(want, "max_deliver") // for a new one only: another's limit is not ours to lift
-	if cfg.DeliverPolicy == jetstream.DeliverAllPolicy {
-		delete(want, "deliver_policy") // "all" when not set
-	}
 	if fresh.AckWait == 0 {
 		fresh.AckWait = defaultAckWait
 	}
 	if len(fresh.FilterSubjects) == 1 {
 		fresh.FilterSubject, fresh.FilterSubjects = fresh.FilterSubjects[0], nil
+	}
+	return fresh
+}
+
+// ensureDurable makes the durable of cfg, or converges what cfg sets.
+func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerConfig) (durable, error) {
+	d := durable{stream: stream, name: cfg.Durable}
+	want, err := settings(jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait, FilterSubjects: cfg.Subjects,
+	}, "ack_policy")
+	if err != nil {
+		return d, err
+	}
+	for _, kind := range []string{"deliver_policy", "replay_policy"} {
+		delete(want, kind) // of a new one only, and never zero in JSON
 	}
 	err = c.converge(ctx, resource{
 		kind: "consumer", name: d.name, want: want,
@@ -96,8 +106,8 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 		body: func(merged any) any {
 			return map[string]any{"stream_name": stream, "config": merged, "action": "update"}
 		},
-		fixed:  []string{"ack_policy", "deliver_policy"},
-		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, fresh) },
+		fixed:  []string{"ack_policy"},
+		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg)) },
 		accept: func(have map[string]any) error { return acceptDurable(d.name, have) },
 	})
 	if err != nil {
@@ -109,14 +119,26 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 	return d, nil
 }
 
-// refresh reads d's configuration from the server.
+// refresh reads what the server knows about d.
 func (c *Client) refresh(ctx context.Context, d *durable) error {
+	if d.streamCreated.IsZero() {
+		var stream streamInfo
+		if err := c.query(ctx, "STREAM.INFO."+d.stream, nil, &stream); err != nil {
+			return err
+		}
+		d.streamCreated = stream.Created
+	}
 	var info struct {
 		Config jetstream.ConsumerConfig `json:"config"`
+		Floor  struct {
+			Sequence uint64 `json:"stream_seq"`
+		} `json:"ack_floor"`
+		Unacked int    `json:"num_ack_pending"`
+		Waiting uint64 `json:"num_pending"`
 	}
 	err := c.query(ctx, "CONSUMER.INFO."+d.stream+"."+d.name, nil, &info)
 	if err == nil {
-		d.config = info.Config
+		d.config, d.floor, d.unacked, d.waiting = info.Config, info.Floor.Sequence, info.Unacked, info.Waiting
 	}
 	return err
 }

@@ -39,9 +39,19 @@ type ConsumerHealth struct {
 	Since   time.Time     `json:"since"` // of State
 	// LastMessage is when a message came last.
 	LastMessage time.Time `json:"last_message,omitzero"`
+	// What the server knows about the whole group, asked every five seconds: every message up to the sequence AckFloor
+	// was settled; Pending were not delivered yet; AckPending were and are not settled, of which the server gives
+	// out no more than MaxAckPending.
+	AckFloor      uint64 `json:"ack_floor"`
+	Pending       uint64 `json:"pending"`
+	AckPending    int    `json:"ack_pending"`
+	MaxAckPending int    `json:"max_ack_pending"`
 	// Held is how many messages wait here or are being handled, Handling the latter alone.
-	Held      int    `json:"held"`
-	Handling  int    `json:"handling"`
+	Held     int `json:"held"`
+	Handling int `json:"handling"`
+	// BlockedBy is the key of OrderBy for whose failing message most others wait, Blocked how many they are.
+	BlockedBy string `json:"blocked_by,omitempty"`
+	Blocked   int    `json:"blocked,omitempty"`
 	LastError string `json:"last_error,omitempty"`
 }
 
@@ -76,10 +86,11 @@ func (c *Client) Health() Health {
 func (e *engine) snapshot() ConsumerHealth {
 	held, _, _ := e.dispatch.load()
 	handling := e.dispatch.inHandlers()
+	key, blocked := e.dispatch.blocking()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	h := e.health
-	h.Held, h.Handling = held, handling
+	h.Held, h.Handling, h.BlockedBy, h.Blocked = held, handling, key, blocked
 	if ns := e.lastMessage.Load(); ns != 0 {
 		h.LastMessage = time.Unix(0, ns)
 	}

@@ -15,9 +15,11 @@ func (e *engine) handle(h *held) {
 	start := time.Now()
 	stack, err := []byte(nil), errGoexit
 	defer func() {
-		byHandler := e.settle(h, err, stack)
-		if back := e.dispatch.done(h, time.Since(start), byHandler); back != nil {
-			e.handBack(back)
+		byHandler, rests := e.settle(h, err, stack, time.Since(start))
+		if !rests {
+			for _, back := range e.dispatch.done(h, time.Since(start), byHandler) {
+				e.handBack(back)
+			}
 		}
 		e.more()
 	}()
@@ -60,10 +62,11 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err err
 
 var errHandlerTimeout = errors.New("the handler timeout is over")
 
-// settle tells the server the verdict on a message, and reports whether the handler had done that before.
-func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
+// settle tells the server the verdict on a message. byHandler says that the handler had done that before, rests that the
+// message stays here for its next attempt.
+func (e *engine) settle(h *held, err error, stack []byte, took time.Duration) (byHandler, rests bool) {
 	if err == nil {
-		return e.tell(answer{msg: h.msg, kind: ack})
+		return e.tell(answer{msg: h.msg, kind: ack}), false
 	}
 	v, explicit := errors.AsType[*verdict](err)
 	final := explicit && v.permanent || h.d.Last
@@ -75,20 +78,36 @@ func (e *engine) settle(h *held, err error, stack []byte) (byHandler bool) {
 		}
 	case final:
 		byHandler = e.tell(answer{msg: h.msg, kind: term})
-	case explicit:
-		byHandler = e.retry(h, v.after)
-	default:
-		byHandler = e.retry(h, e.cfg.Backoff.delay(h.d.Attempt))
 	}
-	e.report(&HandlerError{Subject: h.msg.Subject, Delivery: h.d, Stack: stack, Final: final, Err: err})
-	return byHandler
+	failed := &HandlerError{Subject: h.msg.Subject, Delivery: h.d, Stack: stack, Final: final, Err: err}
+	if !final && !byHandler {
+		after := e.cfg.Backoff.delay(h.d.Attempt)
+		if explicit && !v.permanent {
+			after = v.after
+		}
+		byHandler, rests = e.retry(h, took, after)
+	}
+	e.report(failed)
+	return byHandler, rests
 }
 
-// retry gives a message back, to come again after a while.
-func (e *engine) retry(h *held, after time.Duration) (byHandler bool) {
+// retry lets a message come again after a while: from the server, or when its order has to be kept, from here.
+func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests bool) {
+	if e.cfg.OrderBy != nil {
+		if errors.Is(h.msg.InProgress(), nats.ErrMsgAlreadyAckd) {
+			return true, false
+		}
+		h.d.Attempt++
+		h.d.Last = e.last(h.d)
+		if e.dispatch.restFor(h, took, after) {
+			return false, true
+		}
+	}
 	e.dispatch.letGo(h)
-	return e.tell(answer{msg: h.msg, kind: nak, after: after})
+	return e.tell(answer{msg: h.msg, kind: nak, after: after}), false
 }
+
+func (e *engine) last(d Delivery) bool { return e.cfg.MaxDeliver > 0 && d.Attempt >= e.cfg.MaxDeliver }
 
 // handBack gives a message to another instance at once.
 func (e *engine) handBack(h *held) { e.tell(answer{msg: h.msg, kind: nak}) }

@@ -61,12 +61,12 @@ func (e *engine) tick() time.Duration {
 func (e *engine) supervise(ctx context.Context) error {
 	tick := time.NewTicker(e.tick())
 	defer tick.Stop()
-	s := supervision{e: e, resume: time.NewTimer(time.Hour)}
+	s := supervision{e: e, resume: time.NewTimer(time.Hour), sampled: time.Now()}
 	defer s.resume.Stop()
 	defer s.wait()
 	up, changed := e.c.link.watch()
 	for {
-		if up && !s.paused && s.checked == nil && e.puller.idle() {
+		if up && !s.paused && !s.troubling() && e.puller.idle() {
 			s.pull()
 		}
 		select {
@@ -83,7 +83,7 @@ func (e *engine) supervise(ctx context.Context) error {
 			s.paused = false
 		case l := <-s.checked:
 			s.checked = nil
-			if err := s.found(l); err != nil {
+			if err := s.found(ctx, l); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -101,8 +101,13 @@ type supervision struct {
 	troubled time.Time     // when the last one came
 	told     string        // what was reported of this row last
 	checked  <-chan looked // the running look at the durable
+	trouble  bool          // whether it is for a trouble
 	stop     context.CancelFunc
+	sampled  time.Time // when the server was last asked about the durable
 }
+
+// troubling reports that trouble is being looked into.
+func (s *supervision) troubling() bool { return s.checked != nil && s.trouble }
 
 func (s *supervision) pull() {
 	n := s.e.room()
@@ -174,48 +179,77 @@ func (s *supervision) tick(ctx context.Context, up bool) {
 	if s.troubles > 0 && s.e.puller.lastHeard().After(s.troubled) {
 		s.well()
 	}
-	if s.checked == nil && s.e.puller.silent() {
+	switch {
+	case s.checked != nil:
+	case s.e.puller.silent():
 		s.e.puller.forget()
 		s.look(ctx, jetstream.ErrNoHeartbeat)
+	case time.Since(s.sampled) > sampleEvery:
+		s.look(ctx, nil)
 	}
 }
 
-// look asks the server whether the durable is still there, beside the supervision, which goes on reporting progress.
+// sampleEvery is how often the server is asked how far the whole group has got.
+const sampleEvery = 5 * time.Second
+
+// look asks the server about the durable, and mends it if it is gone; beside the supervision, which goes on
+// reporting progress. why is the trouble that made it necessary, if any.
 func (s *supervision) look(ctx context.Context, why error) {
 	if s.checked != nil {
 		return
 	}
-	s.report("looking into", why)
-	ctx, s.stop = context.WithTimeout(ctx, apiTimeout)
+	if why != nil {
+		s.report("looking into", why)
+	}
+	s.trouble, s.sampled = why != nil, time.Now()
+	ctx, s.stop = context.WithCancel(ctx)
 	checked := make(chan looked, 1)
 	s.checked = checked
-	c, d := s.e.c, s.e.durable
+	e, l := s.e, looked{durable: s.e.durable, why: why}
 	go func() {
-		err := c.refresh(ctx, &d)
-		checked <- looked{d, err}
+		once, cancel := context.WithTimeout(ctx, apiTimeout)
+		l.err = e.c.refresh(once, &l.durable)
+		cancel()
+		if errors.Is(l.err, jetstream.ErrConsumerNotFound) || errors.Is(l.err, jetstream.ErrStreamNotFound) {
+			l.gone = l.err
+			l.durable, l.healed, l.err = e.heal(ctx, l.durable)
+		}
+		checked <- l
 	}()
 }
 
 // looked is what a look at the durable found.
 type looked struct {
+	why     error
 	durable durable
+	gone    error  // it was deleted,
+	healed  string // and this was done about it
 	err     error
 }
 
-// found acts on the answer: an error it returns ends the consumer.
-func (s *supervision) found(l looked) error {
+// found acts on what a look found: an error it returns ends the consumer.
+func (s *supervision) found(ctx context.Context, l looked) error {
 	s.stop()
-	e, err := s.e, l.err
+	e := s.e
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		return fmt.Errorf("natty: consumer %q on stream %q was deleted: %w", e.durable.name, e.durable.stream, err)
-	case err == nil:
-		e.durable = l.durable
-		e.puller.limit(e.durable.config, e.cfg.Heartbeat, e.byteBudget())
-	default:
-		s.report("no answer about it", err)
+	case ctx.Err() != nil:
+		return nil
+	case l.gone != nil && l.err != nil:
+		return fmt.Errorf("natty: consumer %q on stream %q was deleted, and cannot be made again: %w", e.durable.name, e.durable.stream, l.err)
+	case l.err != nil:
+		s.report("no answer about it", l.err)
+		s.pause()
+		return nil
+	case l.gone != nil:
+		e.dispatch.suspect()
+		e.puller.forget()
+		s.report("it was deleted", fmt.Errorf("%w: %s", l.gone, l.healed))
 	}
-	s.pause()
+	e.setDurable(l.durable)
+	e.puller.limit(l.durable.config, e.cfg.Heartbeat, e.byteBudget())
+	if l.why != nil || l.gone != nil {
+		s.pause()
+	}
 	return nil
 }
 
