@@ -330,6 +330,14 @@ func (e *engine) more() {
 // stop ends the consumer in phases; see Process.
 func (e *engine) stop() error {
 	drained := e.puller.stop(e.c.link.up.Load())
+	if e.cfg.OrderBy != nil {
+		e.forgetRequests()
+		// And what is on its way has to be here before anything that comes before it is handed back.
+		select {
+		case <-drained:
+		case <-time.After(endGrace):
+		}
+	}
 	for _, h := range e.dispatch.close() {
 		e.handBack(h)
 	}
@@ -339,6 +347,17 @@ func (e *engine) stop() error {
 		return nil
 	}
 	return fmt.Errorf("natty: consumer %q: %d handlers: %w (%v)", e.cfg.Durable, left, ErrDrainTimeout, e.cfg.DrainTimeout)
+}
+
+// forgetRequests makes the server drop the pull request that was under way, so that what is handed back keeps its order: the first
+// message to be delivered to a request without interest is put at the end of the queue (nats-server 2.15.2,
+// loopAndGatherMsgs). The server looks through its requests when it is asked about the consumer. An error means that there
+// is no connection, and nothing to be handed back in order.
+func (e *engine) forgetRequests() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.base), endGrace)
+	defer cancel()
+	d := e.durable
+	_ = e.c.refresh(ctx, &d)
 }
 
 // drain waits for what is on its way and for running handlers, whose messages it keeps alive, and returns how many
@@ -374,13 +393,16 @@ func (e *engine) drain(drained <-chan struct{}) (left int) {
 	return left
 }
 
-// flush makes sure that the last verdicts have reached the server.
+// flush makes sure that the last verdicts have taken effect, so that whoever comes next finds them: the answer to a
+// progress report comes behind everything that the consumer was told before.
 func (e *engine) flush() {
 	e.tellOwed()
-	if !e.c.link.up.Load() {
+	reply := e.dispatch.latest()
+	if reply == "" || !e.c.link.up.Load() {
 		return
 	}
-	if err := e.c.nc.FlushTimeout(flushTimeout); err != nil {
+	_, err := e.c.nc.Request(reply, progress, flushTimeout)
+	if err != nil && !errors.Is(err, nats.ErrNoResponders) { // nobody there: the durable is gone, and what it was told with it
 		e.report(fmt.Errorf("natty: consumer %q: the last verdicts may not have reached the server, their messages come again: %w", e.cfg.Durable, err))
 	}
 }

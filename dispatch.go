@@ -71,9 +71,11 @@ type dispatch struct {
 	n      int           // of all that is held
 	bytes  int           // and its size
 	perMsg time.Duration // smoothed time a handler takes; 0 before the first
+	last   string        // the reply subject of the latest message
 	// suspicious means that any delivery may be of a message that is held, whatever its count says.
 	suspicious bool
 	closed     bool
+	leaving    int           // calls of done whose messages are being handed back
 	idle       chan struct{} // closed when closed and nothing runs any more
 }
 
@@ -149,6 +151,7 @@ func (d *dispatch) push(h *held) arrival {
 func (d *dispatch) takeLocked(h *held) {
 	d.n++
 	d.bytes += h.size
+	d.last = h.reply
 	if d.behind != nil {
 		if l, busy := d.behind[h.key]; busy {
 			l.push(h)
@@ -201,7 +204,7 @@ func (d *dispatch) next() (*held, bool) {
 
 // done takes off a message that was handled in took, and was settled; byHandler if the handler did that. It
 // returns what has to be handed back now: at the end, those that had to wait for this one, so that the order of
-// their key is kept.
+// their key is kept. After handing anything back the caller calls handedBack.
 func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back []*held) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -217,6 +220,9 @@ func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back []*he
 			back = d.emptyLocked(back, l)
 			delete(d.behind, h.key)
 		}
+		if len(back) > 0 {
+			d.leaving++
+		}
 	} else {
 		d.followLocked(h.key)
 		if again {
@@ -225,6 +231,14 @@ func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back []*he
 	}
 	d.checkIdleLocked()
 	return back
+}
+
+// handedBack ends what done began.
+func (d *dispatch) handedBack() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leaving--
+	d.checkIdleLocked()
 }
 
 func (d *dispatch) offLocked(h *held) {
@@ -306,7 +320,7 @@ func (d *dispatch) emptyLocked(back []*held, l *heldList) []*held {
 
 // checkIdleLocked closes idle when it is time. d.mu must be held.
 func (d *dispatch) checkIdleLocked() {
-	if !d.closed || d.running.n > 0 {
+	if !d.closed || d.running.n > 0 || d.leaving > 0 {
 		return
 	}
 	select {
@@ -340,6 +354,13 @@ func (d *dispatch) blocking() (key string, waiting int) {
 		}
 	}
 	return key, waiting
+}
+
+// latest returns the reply subject of the latest message, "" before the first.
+func (d *dispatch) latest() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last
 }
 
 // suspect makes every delivery be compared with what is held: after the durable was made again counts begin anew.

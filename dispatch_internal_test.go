@@ -61,6 +61,13 @@ func TestSecondDeliveryOfWhatTheHandlerGaveBackIsRun(t *testing.T) {
 	back := d.done(again, 1, true)
 	require.Len(t, back, 1, "too late to run it: it is handed back")
 	assert.Equal(t, 3, back[0].d.Attempt)
+	select {
+	case <-d.idle:
+		assert.Fail(t, "idle before it is handed back")
+	default:
+	}
+	d.handedBack()
+	<-d.idle
 }
 
 func TestDeliveryAfterGivingBackIsANewOne(t *testing.T) {

@@ -17,15 +17,25 @@ func (e *engine) handle(h *held) {
 	defer func() {
 		byHandler, rests := e.settle(h, err, stack, time.Since(start))
 		if !rests {
-			for _, back := range e.dispatch.done(h, time.Since(start), byHandler) {
-				e.handBack(back)
-			}
+			e.leave(h, time.Since(start), byHandler)
 		}
 		e.more()
 	}()
 	if err = e.condemned(h); err == nil {
 		stack, err = e.call(&h.deliveryCtx, h.msg)
 	}
+}
+
+// leave takes a settled message off, and hands back what cannot follow it here.
+func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
+	back := e.dispatch.done(h, took, byHandler)
+	if len(back) == 0 {
+		return
+	}
+	for _, b := range back {
+		e.handBack(b)
+	}
+	e.dispatch.handedBack()
 }
 
 // condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
@@ -102,6 +112,7 @@ func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests boo
 		if e.dispatch.restFor(h, took, after) {
 			return false, true
 		}
+		after = 0 // at the end: later than those of its key, it would come out of order
 	}
 	e.dispatch.letGo(h)
 	return e.tell(answer{msg: h.msg, kind: nak, after: after}), false
