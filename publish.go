@@ -144,7 +144,10 @@ func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
 			ack, err = p.judge(ctx, err)
 		}
 		again, ok := errors.AsType[*againError](err)
-		if !ok {
+		switch {
+		case !ok && last != nil && err != nil && errors.Is(err, ctx.Err()):
+			return nil, fmt.Errorf("%w: %w", err, last)
+		case !ok:
 			return ack, err
 		}
 		last = again.reason
