@@ -103,6 +103,7 @@ func (c *Client) persist(ctx context.Context, call func(ctx context.Context) err
 	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
 	defer cancel()
 	backoff := Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
+	var reason error
 	for n := 1; ; n++ {
 		err := c.link.wait(ctx, time.Time{})
 		if err != nil {
@@ -114,11 +115,14 @@ func (c *Client) persist(ctx context.Context, call func(ctx context.Context) err
 		if err == nil || !passing(err) {
 			return err
 		}
+		if reason == nil || !errors.Is(err, context.DeadlineExceeded) {
+			reason = err // no answer at all tells less than an earlier one
+		}
 		if ended := sleep(ctx, backoff.delay(n)); ended != nil {
-			if code := errorCode(err); code != 0 && code != jetstream.JSErrCodeJetStreamNotEnabled {
-				return fmt.Errorf("%w: %w", ended, err)
+			if code := errorCode(reason); code != 0 && code != jetstream.JSErrCodeJetStreamNotEnabled {
+				return fmt.Errorf("%w: %w", ended, reason)
 			}
-			return fmt.Errorf("JetStream does not answer; is it enabled for this account: %w: %w", ended, err)
+			return fmt.Errorf("JetStream does not answer; is it enabled for this account: %w: %w", ended, reason)
 		}
 	}
 }

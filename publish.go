@@ -17,8 +17,32 @@ import (
 
 // Publish stores data in the stream that holds subject. See PublishMsg.
 func (c *Client) Publish(ctx context.Context, subject string, data []byte, opts ...jetstream.PublishOpt) error {
-	_, err := c.publish(ctx, &nats.Msg{Subject: subject, Data: data, Header: make(nats.Header, 1)}, opts)
+	o := outgoings.Get().(*outgoing) //nolint:forcetypeassert,errcheck // the pool holds nothing else
+	defer o.release()
+	o.msg.Subject, o.msg.Data = subject, data
+	p := publication{c: c, msg: &o.msg, slot: o.id[:]}
+	_, err := p.publish(ctx, opts)
 	return err
+}
+
+// outgoing is a message of Publish, used again for the next one: nats.go has copied it into its buffer when it
+// returns, and what is made for each message anew is a large part of what a publish costs here.
+type outgoing struct {
+	msg    nats.Msg
+	header nats.Header
+	id     [1]string // what the header holds
+}
+
+var outgoings = sync.Pool{New: func() any {
+	o := &outgoing{header: make(nats.Header, 1)}
+	o.msg.Header = o.header
+	return o
+}}
+
+func (o *outgoing) release() {
+	clear(o.header)
+	o.msg = nats.Msg{Header: o.header}
+	outgoings.Put(o)
 }
 
 // PublishMsg stores msg in the stream that holds its subject. A nil error means that the server
@@ -47,17 +71,7 @@ func (c *Client) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstrea
 // publish sends msg, which is its own.
 func (c *Client) publish(ctx context.Context, msg *nats.Msg, opts []jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	p := publication{c: c, msg: msg}
-	if err := publishable(msg.Subject); err != nil {
-		return nil, p.failed(err)
-	}
-	if err := p.apply(opts); err != nil {
-		return nil, p.failed(err)
-	}
-	if p.id = header(msg.Header, jetstream.MsgIDHeader); p.id == "" {
-		p.id, p.ownID = c.ids.next(), true
-		msg.Header[jetstream.MsgIDHeader] = []string{p.id}
-	}
-	return p.run(ctx)
+	return p.publish(ctx, opts)
 }
 
 // header returns a header's first value without canonicalising the name.
@@ -73,8 +87,9 @@ type publication struct {
 	c        *Client
 	msg      *nats.Msg
 	id       string
-	ownID    bool // natty made the id: a duplicate can only be ourselves
-	unknown  bool // it may be stored
+	slot     []string // room for the id in the headers
+	ownID    bool     // natty made the id: a duplicate can only be ourselves
+	unknown  bool     // it may be stored
 	deadline time.Time
 	first    time.Time             // when it was first sent
 	stream   *jetstream.StreamInfo // where it goes, once looked up
@@ -83,6 +98,24 @@ type publication struct {
 	// slow answer to any of them counts.
 	waiter *ackWaiter
 	token  uint64
+}
+
+func (p *publication) publish(ctx context.Context, opts []jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if err := publishable(p.msg.Subject); err != nil {
+		return nil, p.failed(err)
+	}
+	if err := p.apply(opts); err != nil {
+		return nil, p.failed(err)
+	}
+	if p.id = header(p.msg.Header, jetstream.MsgIDHeader); p.id == "" {
+		p.id, p.ownID = p.c.ids.next(), true
+		if p.slot == nil {
+			p.slot = make([]string, 1)
+		}
+		p.slot[0] = p.id
+		p.msg.Header[jetstream.MsgIDHeader] = p.slot
+	}
+	return p.run(ctx)
 }
 
 var ended = func() context.Context {
@@ -144,7 +177,10 @@ func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
 			ack, err = p.judge(ctx, err)
 		}
 		again, ok := errors.AsType[*againError](err)
-		if !ok {
+		switch {
+		case !ok && last != nil && err != nil && errors.Is(err, ctx.Err()):
+			return nil, fmt.Errorf("%w: %w", err, last)
+		case !ok:
 			return ack, err
 		}
 		last = again.reason
@@ -190,11 +226,12 @@ func elapsed(t time.Time) time.Duration {
 
 // attempt sends once and waits for the answer.
 func (p *publication) attempt(ctx context.Context, timeout time.Duration) (*jetstream.PubAck, error) {
+	now := time.Now()
 	if !p.deadline.IsZero() {
-		timeout = min(timeout, time.Until(p.deadline))
+		timeout = min(timeout, p.deadline.Sub(now))
 	}
 	if p.first.IsZero() {
-		p.first = time.Now()
+		p.first = now
 	}
 	if p.waiter == nil {
 		p.waiter, p.token, p.msg.Reply = p.c.acks.expect(p.msg.Subject)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,15 +21,16 @@ import (
 	"github.com/natty-go/natty/nattytest"
 )
 
-// storm publishes n messages from 16 goroutines. Every tenth has so little time that some fail.
-func storm(t *testing.T, c *natty.Client, n int, hurry time.Duration) *results {
+// storm publishes n messages from 16 goroutines, and goes on until end is closed. Every tenth has so little time that some
+// fail.
+func storm(t *testing.T, c *natty.Client, n int, hurry time.Duration, end <-chan struct{}) *results {
 	t.Helper()
 	var r results
 	var next atomic.Int64
 	var publishers sync.WaitGroup
 	for range 16 {
 		publishers.Go(func() {
-			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+			for i := next.Add(1); i <= int64(n) || !isClosed(end); i = next.Add(1) {
 				limit := patience
 				if i%10 == 0 {
 					limit = rand.N(hurry)
@@ -44,6 +46,15 @@ func storm(t *testing.T, c *natty.Client, n int, hurry time.Duration) *results {
 	}
 	publishers.Wait()
 	return &r
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
 }
 
 // during runs f again and again, with pauses of least to most, until stop is called.
@@ -71,7 +82,9 @@ func TestPublishThroughAConnectionThatKeepsBreakingLosesAndRepeatsNothing(t *tes
 	c := connectTo(t, proxy.URL())
 	cuts := 0
 	stop := during(50*time.Millisecond, 200*time.Millisecond, func() { proxy.Cut(); cuts++ })
-	r := storm(t, c, 20_000, 5*time.Millisecond)
+	end := make(chan struct{})
+	close(end)
+	r := storm(t, c, 20_000, 5*time.Millisecond, end)
 	stop()
 	t.Logf("%d cuts, %d acknowledged, %d failed", cuts, len(r.acks), len(r.errs))
 	assert.Greater(t, cuts, 3)
@@ -84,14 +97,17 @@ func TestPublishWhileLeadersAreKilledLosesAndRepeatsNothing(t *testing.T) {
 	c := connect(t, natty.Config{Servers: cluster.URLs()})
 	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
 	require.NoError(t, err)
-	done := make(chan *results)
-	go func() { done <- storm(t, c, 5000, 20*time.Millisecond) }()
+	done, end := make(chan *results, 1), make(chan struct{})
+	go func() { done <- storm(t, c, 5000, 20*time.Millisecond, end) }()
+	stop := sync.OnceFunc(func() { close(end) })
+	defer stop()
 	for range 3 {
 		leader := cluster.StreamLeader("S")
 		leader.Stop()
 		require.NoError(t, leader.Restart())
 		cluster.WaitReady()
 	}
+	stop()
 	r := receive(t, done)
 	t.Logf("%d acknowledged, %d failed", len(r.acks), len(r.errs))
 	r.verify(t, s)
@@ -296,9 +312,11 @@ func TestPublishWaitsForALeader(t *testing.T) {
 		err = elsewhere.Publish(ctx, "s", nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, natty.ErrNoStream)
-		return !errors.Is(err, natty.ErrOutcomeUnknown) // it is while the server's end is not noticed
-	}, "the other servers know that nobody takes it")
-	assert.Contains(t, err.Error(), `stream "S" has no leader`)
+		if errors.Is(err, natty.ErrOutcomeUnknown) {
+			return false // the server's end is not noticed
+		}
+		return strings.Contains(err.Error(), `stream "S" has no leader`) // while the cluster has one, to ask
+	}, "the error says that nobody takes it")
 
 	done := make(chan error, 1)
 	go func() { done <- elsewhere.Publish(testCtx(t), "s", nil) }()
@@ -491,6 +509,9 @@ func TestPublishThatCannotBeStoredForAnotherReasonIsNotStreamFull(t *testing.T) 
 			err := c.Publish(ctx, "s", nil)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.NotErrorIs(t, err, natty.ErrStreamFull)
+			var refused *jetstream.APIError
+			require.ErrorAs(t, err, &refused, "the reason stays, whenever the time is up")
+			assert.EqualValues(t, 10077, refused.ErrorCode)
 		})
 	}
 }

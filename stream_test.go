@@ -325,7 +325,7 @@ func TestEnsureStreamWaitsForTheServersThatReplicasNeed(t *testing.T) {
 	}
 	c := connect(t, natty.Config{Servers: cluster.URLs()})
 	cfg := jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Placement: &jetstream.Placement{Tags: []string{"nowhere"}}}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err := c.EnsureStream(ctx, cfg)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
