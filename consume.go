@@ -37,8 +37,8 @@ type ConsumerConfig struct {
 	// OrderBy gives a message's key: messages of one key are handled one at a time and in the order of the stream, those of
 	// different keys in parallel. A message that fails is tried again in its place, and those of its key wait for it; when what
 	// waits fills the buffer, the instance waits too, and Health names the key. MaxDeliver bounds that. The order is
-	// kept by each instance for what it handles; what an instance that died had begun comes again, so that a new one, or a new
-	// connection, begins only when such messages are back: at most AckWait later.
+	// kept through graceful restarts and lost connections, after which pulling may wait for up to AckWait. What an
+	// instance that was killed had begun comes again after AckWait, behind what another one handled meanwhile.
 	OrderBy func(*nats.Msg) string
 	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
 	// handlers get through in about one second, at least one for each, at most 2,000.
@@ -329,8 +329,12 @@ func (e *engine) more() {
 
 // stop ends the consumer in phases; see Process.
 func (e *engine) stop() error {
+	ordered := e.cfg.OrderBy != nil
+	if ordered {
+		e.calm()
+	}
 	drained := e.puller.stop(e.c.link.up.Load())
-	if e.cfg.OrderBy != nil {
+	if ordered {
 		e.forgetRequests()
 		// And what is on its way has to be here before anything that comes before it is handed back.
 		select {
@@ -347,6 +351,19 @@ func (e *engine) stop() error {
 		return nil
 	}
 	return fmt.Errorf("natty: consumer %q: %d handlers: %w (%v)", e.cfg.Durable, left, ErrDrainTimeout, e.cfg.DrainTimeout)
+}
+
+// calm waits until no messages flow: those that find nobody any more go back to the server's queue at once, ahead of the
+// older ones of their key that are handed back after them. The request under way ends soon if there is anything to send.
+func (e *engine) calm() {
+	const quiet = 20 * time.Millisecond
+	tick := time.NewTicker(quiet / 4)
+	defer tick.Stop()
+	for start := time.Now(); !e.puller.idle() && time.Since(start) < endGrace; <-tick.C {
+		if time.Since(e.puller.lastHeard()) > quiet {
+			return
+		}
+	}
 }
 
 // forgetRequests makes the server drop the pull request that was under way, so that what is handed back keeps its order: the first
@@ -393,16 +410,24 @@ func (e *engine) drain(drained <-chan struct{}) (left int) {
 	return left
 }
 
-// flush makes sure that the last verdicts have taken effect, so that whoever comes next finds them: the answer to a
-// progress report comes behind everything that the consumer was told before.
+// flush makes sure that the last verdicts have taken effect, so that whoever comes next finds them.
 func (e *engine) flush() {
 	e.tellOwed()
-	reply := e.dispatch.latest()
-	if reply == "" || !e.c.link.up.Load() {
-		return
-	}
-	_, err := e.c.nc.Request(reply, progress, flushTimeout)
-	if err != nil && !errors.Is(err, nats.ErrNoResponders) { // nobody there: the durable is gone, and what it was told with it
+	if err := e.barrier(); err != nil {
 		e.report(fmt.Errorf("natty: consumer %q: the last verdicts may not have reached the server, their messages come again: %w", e.cfg.Durable, err))
 	}
+}
+
+// barrier waits until everything that the consumer was told has taken effect: the answer to a progress report comes
+// behind it.
+func (e *engine) barrier() error {
+	reply := e.dispatch.latest()
+	if reply == "" || !e.c.link.up.Load() {
+		return nil
+	}
+	_, err := e.c.nc.Request(reply, progress, flushTimeout)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil // the durable is gone, and what it was told with it
+	}
+	return err
 }

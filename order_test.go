@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -124,15 +123,12 @@ func TestMessagesOfOneKeyKeepTheirOrderThroughCuts(t *testing.T) {
 	eventually(t, func() bool { return seen.distinct() == keys*each }, "all are handled")
 	order.mu.Lock()
 	defer order.mu.Unlock()
+	// A message whose acknowledgement was lost in a cut comes again, behind those that follow it. Nothing that was not
+	// handled before does.
+	assert.LessOrEqual(t, len(order.wrong), seen.repeats(), "%v", order.wrong)
 	for _, w := range order.wrong {
-		// A message whose acknowledgement was lost in a cut comes again, behind those that follow it. It is not news.
 		assert.NotContains(t, w, "two at once")
-		seq, err := strconv.Atoi(strings.Fields(w)[1])
-		require.NoError(t, err, w)
-		_ = seq
 	}
-	t.Logf("%d handled again after a cut, %d of them behind others of their key", seen.repeats(), len(order.wrong))
-	assert.LessOrEqual(t, len(order.wrong), seen.repeats(), "only what was handled before comes out of order")
 }
 
 func TestFailingMessageHoldsBackItsKeyAlone(t *testing.T) {

@@ -76,7 +76,7 @@ func (e *engine) supervise(ctx context.Context) error {
 			return fmt.Errorf("natty: consumer %q: %w", e.cfg.Durable, ErrClosed)
 		case <-changed:
 			up, changed = e.c.link.watch()
-			s.connection(up)
+			s.connection(ctx, up)
 		case <-e.kick:
 			s.ended(ctx)
 		case <-s.resume.C:
@@ -104,10 +104,12 @@ type supervision struct {
 	trouble  bool          // whether it is for a trouble
 	stop     context.CancelFunc
 	sampled  time.Time // when the server was last asked about the durable
+	lost     time.Time // when the connection last was
+	counting bool      // recount is under way
 }
 
 // troubling reports that trouble is being looked into.
-func (s *supervision) troubling() bool { return s.checked != nil && s.trouble }
+func (s *supervision) troubling() bool { return s.checked != nil && (s.trouble || s.counting) }
 
 func (s *supervision) pull() {
 	n := s.e.room()
@@ -142,9 +144,10 @@ func (s *supervision) report(what string, err error) {
 var retryPull = Backoff{Min: 20 * time.Millisecond, Max: 2 * time.Second}
 
 // connection reacts to a loss, or to a new connection, which knows nothing of a request on the old one.
-func (s *supervision) connection(up bool) {
+func (s *supervision) connection(ctx context.Context, up bool) {
 	s.e.puller.forget()
 	if !up {
+		s.lost = time.Now()
 		s.e.setState(ConsumerDisconnected)
 		return
 	}
@@ -153,6 +156,21 @@ func (s *supervision) connection(up bool) {
 	s.paused = false
 	s.e.reportProgress()
 	s.e.tellOwed()
+	if s.e.cfg.OrderBy != nil {
+		s.recount(ctx)
+	}
+}
+
+// recount finds out whether messages got lost on their way with the last connection. The server sends them again AckWait
+// later, behind those that follow them: nothing is pulled before that, so that their order is kept. With other instances
+// at work there is no telling, and it waits as well.
+func (s *supervision) recount(ctx context.Context) {
+	if s.checked != nil { // begun before the loss
+		s.wait()
+		s.checked = nil
+	}
+	s.counting = true
+	s.look(ctx, nil)
 }
 
 // ended looks at how the last request ended.
@@ -205,8 +223,11 @@ func (s *supervision) look(ctx context.Context, why error) {
 	ctx, s.stop = context.WithCancel(ctx)
 	checked := make(chan looked, 1)
 	s.checked = checked
-	e, l := s.e, looked{durable: s.e.durable, why: why}
+	e, l, counting := s.e, looked{durable: s.e.durable, why: why}, s.counting
 	go func() {
+		if counting {
+			e.barrier()
+		}
 		once, cancel := context.WithTimeout(ctx, apiTimeout)
 		l.err = e.c.refresh(once, &l.durable)
 		cancel()
@@ -231,6 +252,8 @@ type looked struct {
 func (s *supervision) found(ctx context.Context, l looked) error {
 	s.stop()
 	e := s.e
+	counting := s.counting
+	s.counting = false
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -249,6 +272,10 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 	e.puller.limit(l.durable.config, e.cfg.Heartbeat, e.byteBudget())
 	if l.why != nil || l.gone != nil {
 		s.pause()
+	}
+	if n, _, _ := e.dispatch.load(); counting && l.durable.unacked > n {
+		s.paused = true
+		s.resume.Reset(e.durable.ackWait() - time.Since(s.lost))
 	}
 	return nil
 }
