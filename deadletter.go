@@ -288,7 +288,7 @@ func (c *Client) mayReturn(ctx context.Context, subject string) error {
 		return err
 	}
 	limit := info.Config.MaxMsgsPerSubject
-	if limit > 0 && int64(info.State.Subjects[subject]) >= limit && info.Config.Discard == jetstream.DiscardOld { //nolint:gosec // a count
+	if limit > 0 && int64(info.State.Subjects[subject]) >= limit && info.Config.Discard == jetstream.DiscardOld {
 		return fmt.Errorf("%w: %q keeps %d messages of %q (max_msgs_per_subject), all newer: putting this one back would remove one of them",
 			ErrStreamFull, streams[0], limit, subject)
 	}

@@ -200,14 +200,10 @@ func (cfg ConsumerConfig) validate() error {
 			return negative(field, d)
 		}
 	}
-	if cfg.DeadLetter != "" {
-		if err := publishable(cfg.DeadLetter); err != nil {
-			return &ConfigError{Field: "dead_letter", Value: cfg.DeadLetter, Reason: "cannot be published to", Err: err}
-		}
+	if err := cfg.validateDeadLetter(); err != nil {
+		return err
 	}
 	switch {
-	case cfg.MaxDeliver > 0 && cfg.DeadLetter == "":
-		return &ConfigError{Field: "max_deliver", Value: strconv.Itoa(cfg.MaxDeliver), Reason: "set without dead_letter: what is given up would be lost; set both"}
 	case cfg.Backoff.Max < cfg.Backoff.Min:
 		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
 	case cfg.Heartbeat < minHeartbeat:
@@ -230,6 +226,19 @@ func (cfg ConsumerConfig) validateNames() error {
 		if wrong := validName(name); wrong != "" {
 			return &ConfigError{Field: field, Value: name, Reason: wrong + "; use letters, digits, - and _"}
 		}
+	}
+	return nil
+}
+
+func (cfg ConsumerConfig) validateDeadLetter() error {
+	if cfg.DeadLetter == "" {
+		if cfg.MaxDeliver > 0 {
+			return &ConfigError{Field: "max_deliver", Value: strconv.Itoa(cfg.MaxDeliver), Reason: "set without dead_letter: what is given up would be lost; set both"}
+		}
+		return nil
+	}
+	if err := publishable(cfg.DeadLetter); err != nil {
+		return &ConfigError{Field: "dead_letter", Value: cfg.DeadLetter, Reason: "cannot be published to", Err: err}
 	}
 	return nil
 }

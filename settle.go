@@ -21,9 +21,11 @@ func (e *engine) handle(h *held) {
 		}
 		e.more()
 	}()
-	if err = e.condemned(h); err == nil {
-		stack, err = e.call(&h.deliveryCtx, h.msg)
+	if condemned := e.condemned(h); condemned != nil {
+		err = condemned
+		return
 	}
+	stack, err = e.call(&h.deliveryCtx, h.msg)
 }
 
 // leave takes a settled message off, and hands back what cannot follow it here.

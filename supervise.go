@@ -226,7 +226,7 @@ func (s *supervision) look(ctx context.Context, why error) {
 	e, l, counting := s.e, looked{durable: s.e.durable, why: why}, s.counting
 	go func() {
 		if counting {
-			e.barrier()
+			_ = e.barrier() // an error means that the answer to the look says nothing either
 		}
 		once, cancel := context.WithTimeout(ctx, apiTimeout)
 		l.err = e.c.refresh(once, &l.durable)
@@ -256,13 +256,13 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 	s.counting = false
 	switch {
 	case ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // the end of the consumer is no error
 	case l.gone != nil && l.err != nil:
 		return fmt.Errorf("natty: consumer %q on stream %q was deleted, and cannot be made again: %w", e.durable.name, e.durable.stream, l.err)
 	case l.err != nil:
 		s.report("no answer about it", l.err)
 		s.pause()
-		return nil
+		return nil //nolint:nilerr // reported, and tried again
 	case l.gone != nil:
 		e.dispatch.suspect()
 		e.puller.forget()
