@@ -10,8 +10,8 @@ import (
 // 1.25·d so that messages that failed together do not come back together. The zero
 // value means 250ms and one minute.
 type Backoff struct {
-	Min time.Duration
-	Max time.Duration
+	Min time.Duration `json:"backoff_min,omitempty"`
+	Max time.Duration `json:"backoff_max,omitempty"`
 }
 
 const (

@@ -22,57 +22,59 @@ import (
 type Handler func(ctx context.Context, msg *nats.Msg) error
 
 // ConsumerConfig says what to consume and how. Only a durable's name must be known, from here or from
-// Config.Name, and what to consume; everything else has a default.
+// Config.Name, and what to consume; everything else has a default. The JSON names are those of a service
+// file, see LoadService.
 type ConsumerConfig struct {
 	// Stream is the stream to consume from. Default: the one that holds Subjects.
-	Stream string
+	Stream string `json:"stream_name,omitempty"`
 	// Durable is the consumer's name on the server, under which its position is kept. Instances
 	// that share it share the work. Default: made of Config.Name and the subject; required with several
 	// subjects.
-	Durable string
+	Durable string `json:"consumer_group,omitempty"`
 	// Subjects are the subjects to receive, wildcards allowed. Default: all of Stream.
-	Subjects []string
+	Subjects []string `json:"subjects,omitempty"`
 	// Concurrency is how many handlers run at once. Default 1.
-	Concurrency int
+	Concurrency int `json:"concurrency,omitempty"`
 	// OrderBy gives a message's key: messages of one key are handled one at a time and in the order of the stream, those of
 	// different keys in parallel. A message that fails is tried again in its place, and those of its key wait for it; when what
 	// waits fills the buffer, the instance waits too, and Health names the key. MaxDeliver bounds that. The order is
 	// kept through graceful restarts and lost connections, after which pulling may wait for up to AckWait. What an
 	// instance that was killed had begun comes again after AckWait, behind what another one handled meanwhile.
-	OrderBy func(*nats.Msg) string
+	OrderBy func(*nats.Msg) string `json:"-"`
 	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
 	// handlers get through in about one second, at least one for each, at most 2,000.
-	MaxPollRecords int
+	MaxPollRecords int `json:"max_poll_records,omitempty"`
 	// Heartbeat is how often the server shows that it is there while there are no messages. Default 5s, at
 	// least 100ms. Two missed ones in a row are looked into.
-	Heartbeat time.Duration
+	Heartbeat time.Duration `json:"heartbeat_interval,omitempty"`
 	// AckWait is how long the server waits for a sign of life of a message before it gives it to another
 	// instance. Messages that wait here or are being handled give one three times in that time, however
 	// long they take: it bounds the time to recover from a crash, not the time to handle a message. Default 10s for a
 	// durable made here, else what it has.
-	AckWait time.Duration
+	AckWait time.Duration `json:"ack_wait,omitempty"`
 	// MaxDeliver makes a failure final at this delivery or a later one: the message goes to DeadLetter. Deliveries are
 	// counted by the server, and a hand-back at a shutdown is one too; a message that did not fail is not
 	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is taken for one that kills its
 	// process, and goes to DeadLetter without being handled. 0: for ever.
-	MaxDeliver int
+	MaxDeliver int `json:"max_deliver,omitempty"`
 	// DeadLetter is the subject that gets a copy of what is given up (Permanent, or MaxDeliver) before it is taken off. It
 	// must be in a stream, and not among what the consumer receives itself. Required when MaxDeliver is set; without it
 	// a Permanent failure is only reported.
-	DeadLetter string
+	DeadLetter string `json:"dead_letter,omitempty"`
 	// HandlerTimeout ends a handler's ctx after this time. Default: never.
-	HandlerTimeout time.Duration
-	// Backoff is the pause before a failed message comes again. Default 250ms to one minute.
-	Backoff Backoff
+	HandlerTimeout time.Duration `json:"handler_timeout,omitempty"`
+	// Backoff is the pause before a failed message comes again. Default 250ms to one minute. In a service file
+	// its two settings stand beside the others.
+	Backoff Backoff `json:"-"`
 	// DrainTimeout is how long handlers get to finish at the end, before their ctx ends. Default 20s.
-	DrainTimeout time.Duration
+	DrainTimeout time.Duration `json:"drain_timeout,omitempty"`
 	// DeliverPolicy says where a durable that is made here begins: all (default), new, last, or
 	// last per subject.
-	DeliverPolicy jetstream.DeliverPolicy
+	DeliverPolicy jetstream.DeliverPolicy `json:"deliver_policy,omitempty"`
 	// OnError is told what goes wrong without ending the consumer: handlers' errors as *HandlerError, and what the
 	// supervision saw and mended. It is called from one goroutine; when it is slow, errors beyond 256 are logged
 	// only.
-	OnError func(error)
+	OnError func(error) `json:"-"`
 }
 
 const (
