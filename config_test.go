@@ -287,17 +287,21 @@ func TestOneConsumerThatFailsEndsTheOthersInAnOrderlyWay(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	c := connectTo(t, server.URL())
-	ensure(t, c, "S", "good", "bad")
+	ensure(t, c, "S", "good")
+	elsewhere := nattytest.Server(t)
+	bad := connectTo(t, elsewhere.URL())
+	ensure(t, bad, "B", "bad")
 	fill(t, c, "good", 1)
 	begun, release := make(chan struct{}), make(chan struct{})
-	ended, _ := start(t, parse(t, consumers(server, consumerOf("good", `"subjects":["good"]`), consumerOf("bad", `"subjects":["bad"]`))),
+	ended, _ := start(t, parse(t, consumers(server, consumerOf("good", `"subjects":["good"]`), consumerOf("bad", fmt.Sprintf(`"subjects":["bad"],"disable_reconnect":true,"brokers":[%q]`, elsewhere.URL())))),
 		map[string]natty.Handler{"bad": accept, "good": func(ctx context.Context, _ *nats.Msg) error {
 			close(begun)
 			<-release
 			return ctx.Err()
 		}})
 	receive(t, begun)
-	eventually(t, func() bool { return c.JetStream().DeleteConsumer(testCtx(t), "S", "test_bad") == nil }, "it is there, and deleted")
+	eventually(t, settled(bad, "B", "test_bad"), "the other one runs, too")
+	elsewhere.Stop() // and cannot go on
 	select {
 	case err := <-ended:
 		require.Fail(t, "the handler was not waited for", "%v", err)
@@ -305,7 +309,7 @@ func TestOneConsumerThatFailsEndsTheOthersInAnOrderlyWay(t *testing.T) {
 	}
 	close(release)
 	err := receive(t, ended)
-	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
+	require.ErrorIs(t, err, natty.ErrClosed)
 	require.ErrorContains(t, err, `natty: configured consumer "bad": consumer "test_bad"`)
 	unacked, waiting := ackPending(t, c, "S", "test_good")
 	assert.Zero(t, unacked+waiting)
