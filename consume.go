@@ -13,7 +13,8 @@ import (
 )
 
 // Handler handles one message. What it returns is the verdict: nil acknowledges the message, an error lets it
-// come again after the consumer's backoff, RetryAfter after a time of its own, Permanent never. A panic counts as
+// come again after the consumer's backoff, RetryAfter after a time of its own, Permanent never: it goes to the
+// consumer's DeadLetter, as does one that fails at MaxDeliver. A panic counts as
 // an error. A handler that settles the message itself (msg.Ack, msg.Nak, msg.Term) is respected, and its error then
 // only reported.
 //
@@ -136,8 +137,10 @@ func (c *Client) Consume(ctx context.Context, subject string, errorCh chan error
 // is closed. Of an existing durable it changes what cfg sets and leaves the rest as it is; what cannot be changed is a
 // *DriftError. It never deletes one.
 //
-// It survives lost connections, restarts of servers and changes of leaders. A configuration that cannot work, a
-// subject that no stream holds (ErrNoStream), and a durable or stream that is deleted under it end it with an error.
+// It survives lost connections, restarts of servers and changes of leaders, each reported once. A durable that is deleted is
+// made again where its whole group had got to when it was last asked, at most a few seconds before; what was handled
+// since then comes again. A stream that is deleted is waited for, and begun anew. A configuration that cannot work and a
+// subject that no stream holds (ErrNoStream) end it with an error.
 //
 // At the end of ctx it stops pulling, hands back at once what no handler has begun, and lets running handlers
 // finish within DrainTimeout; then it returns nil. When some were still running, their ctx ends and the

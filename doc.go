@@ -8,7 +8,8 @@
 //
 // Nothing is lost silently. A nil error from [Client.Publish] means that the server acknowledged the message; an error
 // says whether it may be stored all the same ([PublishError]). A message leaves a consumer only because its handler
-// accepted it, or said that it must not come again ([Permanent]).
+// accepted it, or because its copy is safe in a dead-letter stream ([ConsumerConfig].DeadLetter; without one, because the handler
+// said [Permanent]).
 //
 // Nothing stops silently. A lost connection is made again for ever, and [Client.Process] survives it, as it survives
 // restarts of servers, changes of leaders and missed heartbeats. What cannot be survived is returned as an error, what was

@@ -143,8 +143,8 @@ func (e *HandlerError) Error() string {
 
 func (e *HandlerError) Unwrap() error { return e.Err }
 
-// Permanent marks err as final: the message is not tried again. It is terminated,
-// and err is reported. A nil err still is a failure.
+// Permanent marks err as final: the message is not tried again. It goes to the consumer's DeadLetter; without one it
+// is terminated and err reported. A nil err still is a failure.
 func Permanent(err error) error {
 	if err == nil {
 		err = errors.New("permanent failure")
