@@ -80,14 +80,17 @@ func TestPublishThroughAConnectionThatKeepsBreakingLosesAndRepeatsNothing(t *tes
 	s := ensure(t, connectTo(t, node.URL()), "S", "s")
 	proxy := nattytest.Proxy(t, node.URL())
 	c := connectTo(t, proxy.URL())
-	cuts := 0
-	stop := during(50*time.Millisecond, 200*time.Millisecond, func() { proxy.Cut(); cuts++ })
-	end := make(chan struct{})
-	close(end)
+	cuts, end := 0, make(chan struct{})
+	stop := during(50*time.Millisecond, 200*time.Millisecond, func() {
+		proxy.Cut()
+		if cuts++; cuts == 10 {
+			close(end)
+		}
+	})
 	r := storm(t, c, 20_000, 5*time.Millisecond, end)
 	stop()
 	t.Logf("%d cuts, %d acknowledged, %d failed", cuts, len(r.acks), len(r.errs))
-	assert.Greater(t, cuts, 3)
+	assert.GreaterOrEqual(t, cuts, 10)
 	r.verify(t, s)
 }
 
