@@ -200,7 +200,7 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 
 // run finds the stream, makes the durable, consumes until ctx ends, and cleans up.
 func (e *engine) run(ctx context.Context) error {
-	e.reports = newReports(e.cfg.OnError)
+	e.reports = newReports(e.cfg.OnError, e.c.log)
 	defer e.reports.close()
 	if err := e.prepare(ctx); err != nil {
 		if ctx.Err() != nil {

@@ -505,6 +505,25 @@ func TestOnErrorThatBlocksHoldsNothingUp(t *testing.T) {
 	require.NoError(t, stop())
 }
 
+func TestOnErrorThatPanicsIsSurvived(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	ensure(t, c, "S", "s")
+	var seen tally
+	stop := process(t, c, natty.ConsumerConfig{
+		Subjects: []string{"s"}, Backoff: natty.Backoff{Min: time.Millisecond}, OnError: func(err error) { panic(err) },
+	}, func(ctx context.Context, msg *nats.Msg) error {
+		if d, _ := natty.DeliveryFrom(ctx); d.Attempt == 1 {
+			return errHandler
+		}
+		seen.add(msg)
+		return nil
+	})
+	fill(t, c, "s", 5)
+	eventually(t, func() bool { return seen.distinct() == 5 }, "all are handled")
+	require.NoError(t, stop())
+}
+
 func TestConcurrencyIsKeptAndUsed(t *testing.T) {
 	t.Parallel()
 	c := connectTo(t, nattytest.Server(t).URL())

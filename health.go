@@ -1,6 +1,8 @@
 package natty
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -127,23 +129,31 @@ type reports struct {
 // reportsQueue is how many errors wait for a slow OnError.
 const reportsQueue = 256
 
-func newReports(onError func(error)) *reports {
+func newReports(onError func(error), log *slog.Logger) *reports {
 	r := &reports{queue: make(chan error, reportsQueue), quit: make(chan struct{}), done: make(chan struct{})}
 	if onError == nil {
 		close(r.done)
 		return r
+	}
+	tell := func(err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("natty: OnError panicked", "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
+		onError(err)
 	}
 	go func() {
 		defer close(r.done)
 		for {
 			select {
 			case err := <-r.queue:
-				onError(err)
+				tell(err)
 			case <-r.quit:
 				for {
 					select {
 					case err := <-r.queue:
-						onError(err)
+						tell(err)
 					default:
 						return
 					}
