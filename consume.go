@@ -149,11 +149,17 @@ func (c *Client) Process(ctx context.Context, cfg ConsumerConfig, h Handler) err
 	if h == nil {
 		return &ConfigError{Field: "h", Reason: "is nil; give a function that handles a message"}
 	}
+	return c.consume(ctx, cfg, h, nil)
+}
+
+// consume runs a consumer for a handler of messages, or of batches.
+func (c *Client) consume(ctx context.Context, cfg ConsumerConfig, h Handler, batch *batching) error {
 	cfg = cfg.withDefaults(c.cfg.Name)
 	if err := cfg.validate(); err != nil {
 		return err
 	}
 	e := newEngine(c, cfg, h)
+	e.batch = batch
 	if err := c.enter(e); err != nil {
 		return err
 	}
@@ -170,8 +176,9 @@ type engine struct {
 	c        *Client
 	cfg      ConsumerConfig
 	handler  Handler
-	durable  durable // the supervision's alone once it runs
-	self     string  // stream and durable, as redriven messages are addressed
+	batch    *batching // instead of handler; or nil
+	durable  durable   // the supervision's alone once it runs
+	self     string    // stream and durable, as redriven messages are addressed
 	dispatch *dispatch
 	puller   *puller
 	reports  *reports
@@ -214,8 +221,12 @@ func (e *engine) run(ctx context.Context) error {
 	if e.puller, err = newPuller(e.c, e.durable, e.cfg.Heartbeat, e.byteBudget(), e.receive, e.more); err != nil {
 		return err
 	}
+	work := e.work
+	if e.batch != nil {
+		work = e.workBatches
+	}
 	for range e.cfg.Concurrency {
-		go e.work()
+		go work()
 	}
 	e.setState(ConsumerRunning)
 	err = e.supervise(ctx)

@@ -45,7 +45,8 @@ func ackPending(t testing.TB, c *natty.Client, stream, durable string) (unacked,
 	return info.NumAckPending, int(info.NumPending)
 }
 
-// settled returns a condition: every message of a durable is.
+// settled returns a condition: every message of a durable is. It is for messages that were seen: the server may count
+// new ones a moment after it has acknowledged them.
 func settled(c *natty.Client, stream, durable string) func() bool {
 	return func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -53,7 +53,8 @@ func TestWhatIsGivenUpIsCopiedBeforeItIsTakenOff(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	require.NoError(t, c.Publish(testCtx(t), "s.b", []byte("hopeless")))
-	eventually(t, settled(c, "S", "test_s-all"), "both are given up")
+	eventually(t, func() bool { return tries.distinct() == 2 && tries.repeats() == 2 }, "both are tried")
+	eventually(t, settled(c, "S", "test_s-all"), "and given up")
 	assert.Equal(t, map[string]int{"unlucky": 3, "hopeless": 1}, tries.n)
 
 	all := map[string]natty.DeadLetter{}

@@ -179,6 +179,39 @@ func (d *dispatch) followLocked(key string) {
 	d.wake.Signal()
 }
 
+// nextBatch waits for a message, and then until there are size of them or wait is over; false when closed.
+func (d *dispatch) nextBatch(size int, wait time.Duration) ([]*held, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.ready.n == 0 && !d.closed {
+		d.wake.Wait()
+	}
+	over := d.ready.n >= size
+	if !over && !d.closed {
+		timer := time.AfterFunc(wait, func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			over = true
+			d.wake.Broadcast()
+		})
+		defer timer.Stop()
+		for d.ready.n < size && !d.closed && !over {
+			d.wake.Wait()
+		}
+	}
+	if d.closed {
+		return nil, false
+	}
+	batch := make([]*held, min(size, d.ready.n)) // none, if another worker was faster
+	for i := range batch {
+		h := d.ready.head
+		d.ready.remove(h)
+		d.running.push(h)
+		batch[i] = h
+	}
+	return batch, true
+}
+
 // letGo is called before a message is given back: from then on it can come again.
 func (d *dispatch) letGo(h *held) {
 	d.mu.Lock()

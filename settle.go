@@ -15,10 +15,7 @@ func (e *engine) handle(h *held) {
 	start := time.Now()
 	stack, err := []byte(nil), errGoexit
 	defer func() {
-		byHandler, rests := e.settle(h, err, stack, time.Since(start))
-		if !rests {
-			e.leave(h, time.Since(start), byHandler)
-		}
+		e.settleOne(h, err, stack, time.Since(start))
 		e.more()
 	}()
 	if condemned := e.condemned(h); condemned != nil {
@@ -54,22 +51,31 @@ var errGoexit = errors.New("the handler ended its goroutine")
 
 // call runs the handler. A panic becomes an error, with where it happened.
 func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			stack = debug.Stack()
-			if cause, ok := p.(error); ok {
-				err = fmt.Errorf("panic: %w", cause)
-			} else {
-				err = fmt.Errorf("panic: %v", p)
-			}
-		}
-	}()
-	if d := e.cfg.HandlerTimeout; d > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, d, errHandlerTimeout)
-		defer cancel()
-	}
+	defer recovered(&stack, &err)
+	ctx, cancel := e.timed(ctx)
+	defer cancel()
 	return nil, e.handler(ctx, msg)
+}
+
+func recovered(stack *[]byte, err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	*stack = debug.Stack()
+	if cause, ok := p.(error); ok {
+		*err = fmt.Errorf("panic: %w", cause)
+	} else {
+		*err = fmt.Errorf("panic: %v", p)
+	}
+}
+
+// timed bounds ctx by the handler timeout.
+func (e *engine) timed(ctx context.Context) (context.Context, context.CancelFunc) {
+	if e.cfg.HandlerTimeout == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, e.cfg.HandlerTimeout, errHandlerTimeout)
 }
 
 var errHandlerTimeout = errors.New("the handler timeout is over")

@@ -41,13 +41,18 @@ func (e *engine) room() int {
 
 // capacity is how many messages to hold when a handler takes perMsg.
 func (e *engine) capacity(perMsg time.Duration) int {
-	workers := e.cfg.Concurrency
+	workers, limit := e.cfg.Concurrency, maxPrefetch
+	if e.batch != nil {
+		// A batch to fill behind each that is being handled.
+		workers *= 2 * e.batch.size
+		limit = max(limit, workers)
+	}
 	capacity := workers // until the first one tells how long it takes
 	if perMsg > 0 {
-		capacity = max(workers, min(maxPrefetch, workers*int(prefetchTime/perMsg)))
+		capacity = max(workers, min(limit, workers*int(prefetchTime/perMsg)))
 	}
-	if limit := e.cfg.MaxPollRecords; limit > 0 {
-		capacity = min(capacity, limit)
+	if m := e.cfg.MaxPollRecords; m > 0 {
+		capacity = min(capacity, m)
 	}
 	return capacity
 }
