@@ -57,8 +57,9 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err err
 	return nil, e.handler(ctx, msg)
 }
 
+// recovered is deferred around handlers.
 func recovered(stack *[]byte, err *error) {
-	p := recover()
+	p := recover() //nolint:revive // this is the deferred function
 	if p == nil {
 		return
 	}
