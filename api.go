@@ -21,6 +21,7 @@ const (
 	codeNoResources       jetstream.ErrorCode = 10023
 	codeNoMemory          jetstream.ErrorCode = 10028
 	codeNoStorage         jetstream.ErrorCode = 10047
+	codeNoMessage         jetstream.ErrorCode = 10057
 	codeMsgTooLarge       jetstream.ErrorCode = 10054
 	codeSequenceMismatch  jetstream.ErrorCode = 10063
 	codeWrongLastID       jetstream.ErrorCode = 10070

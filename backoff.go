@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -32,7 +33,7 @@ func (b Backoff) withDefaults() Backoff {
 // delay is the wait after the nth failure, n counted from 1.
 func (b Backoff) delay(n int) time.Duration {
 	d := b.base(n)
-	return d + rand.N(d/4+1)
+	return d + rand.N(min(d/4, math.MaxInt64-d-1)+1)
 }
 
 // base is the wait without its random part. It doubles step by step instead of

@@ -91,7 +91,7 @@ func accept(context.Context, *nats.Msg) error { return nil }
 func fillFrom(t testing.TB, c *natty.Client, subject string, from, to int) {
 	t.Helper()
 	eventually(t, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // a request may be lost in a restart
 		defer cancel()
 		_, err := c.JetStream().StreamNameBySubject(ctx, subject)
 		return err == nil

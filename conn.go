@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,18 +37,18 @@ const closeGrace = 50 * time.Millisecond
 
 // conn keeps a nats.Conn alive, and its link informed.
 type conn struct {
-	nc      *nats.Conn
-	link    *link
-	log     *slog.Logger
-	dialer  *dialer // nil, like ask, for a connection that the caller made
-	ask     *asker
-	status  chan nats.Status
-	giveUp  chan error // every server refuses; buffered
-	release func()     // undoes what was done to the caller's connection
+	nc     *nats.Conn
+	link   *link
+	log    *slog.Logger
+	dialer *dialer // nil, like ask, for a connection that the caller made
+	ask    *asker
+	status chan nats.Status
+	giveUp chan error // every server refuses; buffered
 
 	closing   context.Context //nolint:containedctx // ends when close begins
 	stop      context.CancelFunc
 	closeOnce sync.Once
+	released  atomic.Bool // closed, as far as handlers are concerned
 	running   sync.WaitGroup
 
 	mu   sync.Mutex // guards acks
@@ -60,7 +61,7 @@ type conn struct {
 // With LazyConnect nothing is dialed before start: nats.go holds its lock meanwhile, for as long as a
 // server keeps silent, and what is still to be set up on the connection would wait for that.
 func dial(ctx context.Context, cfg Config, o options, l *link) (*conn, error) {
-	cn := &conn{link: l, log: o.log, giveUp: make(chan error, 1), release: func() {}}
+	cn := &conn{link: l, log: o.log, giveUp: make(chan error, 1)}
 	cn.closing, cn.stop = context.WithCancel(context.Background())
 	err := cn.open(ctx, cfg, o)
 	if err != nil {
@@ -107,9 +108,9 @@ func (cn *conn) adopt(nc *nats.Conn) error {
 		return &ConfigError{Field: "WithConn", Reason: "the connection is closed; give one that is open", Err: nats.ErrConnectionClosed}
 	}
 	cn.nc = nc
-	theirs := nc.ErrorHandler()
-	nc.SetErrorHandler(cn.beside(theirs))
-	cn.release = func() { nc.SetErrorHandler(theirs) }
+	// It stays there after close and then only passes on: putting theirs back would take away the handler of whoever
+	// came later, and wait for the connection's lock.
+	nc.SetErrorHandler(cn.beside(nc.ErrorHandler()))
 	return nil
 }
 
@@ -149,6 +150,9 @@ func natsOptions(cfg Config, o options) (*nats.Options, error) {
 	opts.ReconnectOnFlusherError = true
 	opts.CustomReconnectDelayCB = reconnectDelay
 	for _, opt := range o.nats {
+		if opt == nil { // as nats.Connect does
+			continue
+		}
 		if err := opt(&opts); err != nil {
 			return nil, &ConfigError{Field: "WithNATSOptions", Reason: "refused by nats.go", Err: err}
 		}
@@ -338,6 +342,9 @@ func (cn *conn) fail(subject string, err error) {
 var deniedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
 
 func (cn *conn) asyncError(err error) {
+	if cn.released.Load() {
+		return
+	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil {
 			cn.fail(m[1], err)
@@ -352,11 +359,16 @@ func (cn *conn) asyncError(err error) {
 func (cn *conn) close() {
 	cn.closeOnce.Do(func() {
 		cn.stop()
-		cn.release()
+		cn.released.Store(true)
 		if cn.dialer != nil {
 			stuck := time.AfterFunc(closeGrace, cn.dialer.interrupt)
 			cn.nc.Close()
 			stuck.Stop()
+		}
+		if cn.dialer == nil {
+			// The caller's connection may be stuck in a write with its lock held, which is not ours to end.
+			go cn.nc.RemoveStatusListener(cn.status)
+			return
 		}
 		cn.nc.RemoveStatusListener(cn.status)
 	})

@@ -16,7 +16,8 @@ import (
 // come again after the consumer's backoff, RetryAfter after a time of its own, Permanent never: it goes to the
 // consumer's DeadLetter, as does one that fails at MaxDeliver. A panic counts as
 // an error. A handler that settles the message itself (msg.Ack, msg.Nak, msg.Term) is respected, and its error then
-// only reported.
+// only reported. It may change the message's fields; the bytes of Data and the header map it must leave as they are,
+// since they may be needed for the dead letter.
 //
 // ctx carries the values of the consumer's ctx and the Delivery. It outlives the consumer's: it ends when
 // DrainTimeout is over.
@@ -32,7 +33,8 @@ type ConsumerConfig struct {
 	// that share it share the work. Default: made of Config.Name and the subject; required with several
 	// subjects.
 	Durable string `json:"consumer_group,omitempty"`
-	// Subjects are the subjects to receive, wildcards allowed. Default: all of Stream.
+	// Subjects are the subjects to receive, wildcards allowed. Default: all of Stream, or what an existing durable
+	// receives.
 	Subjects []string `json:"subjects,omitempty"`
 	// Concurrency is how many handlers run at once. Default 1.
 	Concurrency int `json:"concurrency,omitempty"`
@@ -187,6 +189,9 @@ type engine struct {
 	endBase  context.CancelCauseFunc
 
 	lastMessage atomic.Int64 // Unix nanoseconds
+	// epoch counts the streams of this name. Sequences begin anew with each, so that a verdict on a message of an older one
+	// would be taken for one of another message.
+	epoch atomic.Int64
 
 	// mu guards what follows.
 	mu     sync.Mutex
@@ -263,10 +268,19 @@ func (e *engine) ensure(ctx context.Context) error {
 		err = e.c.checkDeadLetter(ctx, e.cfg, e.durable)
 	}
 	if err == nil {
+		e.warnOfLimit()
 		e.self = stream + "/" + e.durable.name
 		e.setDurable(e.durable)
 	}
 	return err
+}
+
+// warnOfLimit reports a limit that somebody else set on the durable: the server stops delivering a message at it, whatever
+// became of it. natty leaves it, unless it has a limit of its own to keep.
+func (e *engine) warnOfLimit() {
+	if n := e.durable.config.MaxDeliver; n > 0 {
+		e.report(fmt.Errorf("natty: consumer %q: the durable's own max_deliver of %d makes the server drop a message silently after as many deliveries; set it to -1, or set MaxDeliver and DeadLetter here", e.cfg.Durable, n))
+	}
 }
 
 // setDurable takes note of what the server says about the durable. The supervision's alone.
@@ -299,7 +313,8 @@ func (e *engine) work() {
 
 // receive takes a message from the puller.
 func (e *engine) receive(m *nats.Msg) {
-	h := &held{msg: m, reply: m.Reply, size: m.Size()}
+	h := newHeld(m)
+	h.epoch = e.epoch.Load()
 	h.Context = e.base
 	h.d, _ = parseDelivery(m.Reply)
 	h.d.Last = e.last(h.d)
@@ -347,6 +362,7 @@ func (e *engine) more() {
 func (e *engine) stop() error {
 	ordered := e.cfg.OrderBy != nil
 	if ordered {
+		defer e.keepAlive()() // nobody else does before drain
 		e.calm()
 	}
 	drained := e.puller.stop(e.c.link.up.Load())
@@ -367,6 +383,28 @@ func (e *engine) stop() error {
 		return nil
 	}
 	return fmt.Errorf("natty: consumer %q: %d handlers: %w (%v)", e.cfg.Durable, left, ErrDrainTimeout, e.cfg.DrainTimeout)
+}
+
+// keepAlive reports progress until the returned function is called.
+func (e *engine) keepAlive() (stop func()) {
+	tick := time.NewTicker(e.tick())
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-tick.C:
+				e.reportProgress()
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return func() {
+		tick.Stop()
+		close(quit)
+		<-done
+	}
 }
 
 // calm waits until no messages flow: those that find nobody any more go back to the server's queue at once, ahead of the
@@ -441,7 +479,7 @@ func (e *engine) barrier() error {
 	if reply == "" || !e.c.link.up.Load() {
 		return nil
 	}
-	_, err := e.c.nc.Request(reply, progress, flushTimeout)
+	_, err := e.c.nc.Request(reply, progress, min(flushTimeout, max(e.cfg.DrainTimeout, endGrace)))
 	if errors.Is(err, nats.ErrNoResponders) {
 		return nil // the durable is gone, and what it was told with it
 	}

@@ -49,7 +49,7 @@ func ackPending(t testing.TB, c *natty.Client, stream, durable string) (unacked,
 // new ones a moment after it has acknowledged them.
 func settled(c *natty.Client, stream, durable string) func() bool {
 	return func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // a request may be lost
 		defer cancel()
 		cons, err := c.JetStream().Consumer(ctx, stream, durable)
 		if err != nil {

@@ -78,7 +78,7 @@ func (e *engine) bury(h *held, reason error) (byHandler bool, err error) {
 	ctx, cancel := context.WithTimeout(e.base, e.c.cfg.PublishTimeout)
 	defer cancel()
 	if _, err := e.c.publish(ctx, letterFor(e.cfg.DeadLetter, h, reason), nil); err != nil {
-		return false, fmt.Errorf("not dead-lettered, it stays on the consumer: %w", err)
+		return false, fmt.Errorf("%w: %w", errKept, err)
 	}
 	return e.tell(answer{msg: h.msg, kind: term}), nil
 }
@@ -250,12 +250,24 @@ func (c *Client) Redrive(ctx context.Context, subject string, pick func(DeadLett
 // forAnother reports whether a message was redriven for another durable than this one.
 func (e *engine) forAnother(m *nats.Msg) bool {
 	to := header(m.Header, headerRedrive)
-	return to != "" && to != e.self
+	if to == "" || to == e.self {
+		return false
+	}
+	e.c.log.Info("natty: skipped a message that was redriven for another durable", "durable", e.self, "for", to)
+	return true
 }
 
 func (c *Client) redrive(ctx context.Context, l DeadLetter) error {
 	if l.Stream == "" || l.Durable == "" {
 		return errors.New("it is no dead letter of natty's: it does not say where it comes from")
+	}
+	// Without it nobody would take the message: other durables skip it, and an Interest stream would not even store it.
+	err := c.query(ctx, "CONSUMER.INFO."+l.Stream+"."+l.Durable, nil, &struct{}{})
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("durable %q on stream %q, which it is for, is gone; publish what is in the letter anew, or make the durable again: %w", l.Durable, l.Stream, err)
+	}
+	if err != nil {
+		return err
 	}
 	if err := c.mayReturn(ctx, l.Subject); err != nil {
 		return err
@@ -271,7 +283,11 @@ func (c *Client) redrive(ctx context.Context, l DeadLetter) error {
 	if _, err := c.publish(ctx, &nats.Msg{Subject: l.Subject, Header: header, Data: l.Data}, nil); err != nil {
 		return err
 	}
-	return c.query(ctx, "STREAM.MSG.DELETE."+l.in, map[string]any{"seq": l.letter.Sequence, "no_erase": true}, &struct{}{})
+	err = c.query(ctx, "STREAM.MSG.DELETE."+l.in, map[string]any{"seq": l.letter.Sequence, "no_erase": true}, &struct{}{})
+	if errorCode(err) == codeNoMessage {
+		return nil // another Redrive was faster
+	}
+	return err
 }
 
 // mayReturn refuses a subject that is full: an old message would push out a newer one.

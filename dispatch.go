@@ -11,7 +11,8 @@ import (
 type held struct {
 	deliveryCtx // the handler's ctx
 	msg         *nats.Msg
-	reply       string // msg.Reply, which is the handler's to change
+	sent        sentMsg // msg as it came
+	epoch       int64   // of the stream it came from, see engine.epoch
 	size        int
 	key         string // what it is ordered by
 	prev, next  *held
@@ -21,6 +22,24 @@ type held struct {
 	again *held
 	// rest runs while it waits here to be tried again.
 	rest *time.Timer
+}
+
+// sentMsg is what a handler may change of a message, kept for the verdict and for the next attempt.
+type sentMsg struct {
+	subject, reply string
+	header         nats.Header
+	data           []byte
+	sub            *nats.Subscription
+}
+
+func newHeld(m *nats.Msg) *held {
+	return &held{msg: m, size: m.Size(), sent: sentMsg{m.Subject, m.Reply, m.Header, m.Data, m.Sub}}
+}
+
+// restore undoes what a handler has done to the message's fields. What the header map and the data hold is as it left it.
+func (h *held) restore() {
+	h.msg.Subject, h.msg.Reply = h.sent.subject, h.sent.reply
+	h.msg.Header, h.msg.Data, h.msg.Sub = h.sent.header, h.sent.data, h.sent.sub
 }
 
 // heldList is a queue that gives up any of its members in constant time.
@@ -108,10 +127,10 @@ func (d *dispatch) allLocked(f func(*held) (more bool)) {
 	}
 }
 
-// findLocked returns what is held under a sequence, unless it was given back.
-func (d *dispatch) findLocked(seq uint64) (found *held) {
+// findLocked returns what is held of the same message, unless it was given back.
+func (d *dispatch) findLocked(like *held) (found *held) {
 	d.allLocked(func(h *held) bool {
-		if h.d.Sequence == seq && !h.let {
+		if h.d.Sequence == like.d.Sequence && h.epoch == like.epoch && !h.let {
 			found = h
 		}
 		return found == nil
@@ -135,7 +154,7 @@ func (d *dispatch) push(h *held) arrival {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if h.d.Attempt > 1 || d.suspicious {
-		if first := d.findLocked(h.d.Sequence); first != nil {
+		if first := d.findLocked(h); first != nil {
 			first.again = h
 			return repeated
 		}
@@ -151,7 +170,7 @@ func (d *dispatch) push(h *held) arrival {
 func (d *dispatch) takeLocked(h *held) {
 	d.n++
 	d.bytes += h.size
-	d.last = h.reply
+	d.last = h.sent.reply
 	if d.behind != nil {
 		if l, busy := d.behind[h.key]; busy {
 			l.push(h)
@@ -403,13 +422,15 @@ func (d *dispatch) suspect() {
 	d.suspicious = true
 }
 
-// replies returns the reply subjects of all that is held, running handlers' first.
-func (d *dispatch) replies() []string {
+// replies returns the reply subjects of all that is held and came in this epoch, running handlers' first.
+func (d *dispatch) replies(epoch int64) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := make([]string, 0, d.n)
 	d.allLocked(func(h *held) bool {
-		all = append(all, h.reply)
+		if h.epoch == epoch {
+			all = append(all, h.sent.reply)
+		}
 		return true
 	})
 	return all

@@ -2,6 +2,7 @@ package natty
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 
 const (
 	defaultAckWait = 10 * time.Second
+	minAckWait     = 500 * time.Millisecond
+	maxConcurrency = 100_000
 	// Delayed retries count as ack-pending, so that the server's default of 1,000 lets a thousand failing
 	// messages stall a consumer (nats-server#6093).
 	maxAckPending = 20_000
@@ -99,6 +102,9 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 	for _, kind := range []string{"deliver_policy", "replay_policy"} {
 		delete(want, kind) // of a new one only, and never zero in JSON
 	}
+	if cfg.MaxDeliver > 0 {
+		want["max_deliver"] = json.Number("-1") // the limit is natty's to keep: the server's drops messages
+	}
 	err = c.converge(ctx, resource{
 		kind: "consumer", name: d.name, want: want,
 		info:   "CONSUMER.INFO." + stream + "." + d.name,
@@ -121,12 +127,9 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 
 // refresh reads what the server knows about d.
 func (c *Client) refresh(ctx context.Context, d *durable) error {
-	if d.streamCreated.IsZero() {
-		var stream streamInfo
-		if err := c.query(ctx, "STREAM.INFO."+d.stream, nil, &stream); err != nil {
-			return err
-		}
-		d.streamCreated = stream.Created
+	var stream streamInfo
+	if err := c.query(ctx, "STREAM.INFO."+d.stream, nil, &stream); err != nil {
+		return err
 	}
 	var info struct {
 		Config jetstream.ConsumerConfig `json:"config"`
@@ -138,6 +141,7 @@ func (c *Client) refresh(ctx context.Context, d *durable) error {
 	}
 	err := c.query(ctx, "CONSUMER.INFO."+d.stream+"."+d.name, nil, &info)
 	if err == nil {
+		d.streamCreated = stream.Created
 		d.config, d.floor, d.unacked, d.waiting = info.Config, info.Floor.Sequence, info.Unacked, info.Waiting
 	}
 	return err
@@ -203,13 +207,7 @@ func (cfg ConsumerConfig) validate() error {
 	if err := cfg.validateDeadLetter(); err != nil {
 		return err
 	}
-	switch {
-	case cfg.Backoff.Max < cfg.Backoff.Min:
-		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
-	case cfg.Heartbeat < minHeartbeat:
-		return &ConfigError{Field: "heartbeat_interval", Value: cfg.Heartbeat.String(), Reason: "is below " + minHeartbeat.String() + ", the least the server sends"}
-	}
-	return nil
+	return cfg.validateLimits()
 }
 
 // validateNames checks what is consumed, and under which name.
@@ -239,6 +237,21 @@ func (cfg ConsumerConfig) validateDeadLetter() error {
 	}
 	if err := publishable(cfg.DeadLetter); err != nil {
 		return &ConfigError{Field: "dead_letter", Value: cfg.DeadLetter, Reason: "cannot be published to", Err: err}
+	}
+	return nil
+}
+
+// validateLimits checks what is positive for being within reason.
+func (cfg ConsumerConfig) validateLimits() error {
+	switch {
+	case cfg.Backoff.Max < cfg.Backoff.Min:
+		return &ConfigError{Field: "backoff_max", Value: cfg.Backoff.Max.String(), Reason: "is below backoff_min " + cfg.Backoff.Min.String()}
+	case cfg.AckWait > 0 && cfg.AckWait < minAckWait:
+		return &ConfigError{Field: "ack_wait", Value: cfg.AckWait.String(), Reason: "is below " + minAckWait.String() + ", in which messages cannot be kept alive reliably"}
+	case cfg.Concurrency > maxConcurrency:
+		return &ConfigError{Field: "concurrency", Value: strconv.Itoa(cfg.Concurrency), Reason: "is above " + strconv.Itoa(maxConcurrency)}
+	case cfg.Heartbeat < minHeartbeat:
+		return &ConfigError{Field: "heartbeat_interval", Value: cfg.Heartbeat.String(), Reason: "is below " + minHeartbeat.String() + ", the least the server sends"}
 	}
 	return nil
 }

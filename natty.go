@@ -67,7 +67,9 @@ type Client struct {
 func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	o := options{log: slog.Default()}
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {

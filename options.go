@@ -16,7 +16,7 @@ import (
 // Config says who a service is and where its servers are. The zero value connects
 // without credentials to $NATS_URL, or to a server on this machine.
 //
-// Printed, logged or marshalled, a Config shows neither a Secret nor the
+// Printed with fmt, logged with slog or marshalled to JSON, a Config shows neither a Secret nor the
 // credentials in a server's URL.
 type Config struct {
 	// Name is who this service is. It names the connection on the server and, with

@@ -118,13 +118,14 @@ func (e *engine) handleBatch(batch []*held) {
 		for i, h := range handled {
 			verdict := err
 			if isPartial {
-				verdict = partial.Errs[i]
+				verdict = readable(partial.Errs[i])
 			}
 			e.settleOne(h, verdict, stack, took)
 		}
 		e.more()
 	}()
 	stack, err = e.callBatch(msgs)
+	err = readable(err)
 }
 
 // callBatch is call for a batch.

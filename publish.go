@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -129,6 +130,9 @@ var ended = func() context.Context {
 func (p *publication) apply(opts []jetstream.PublishOpt) error {
 	if len(opts) == 0 {
 		return nil
+	}
+	if slices.ContainsFunc(opts, func(o jetstream.PublishOpt) bool { return o == nil }) {
+		return &ConfigError{Field: "opts", Reason: "holds a nil option; leave it out"}
 	}
 	_, err := p.c.js.PublishMsg(ended, p.msg, opts...)
 	switch {

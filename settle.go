@@ -23,6 +23,23 @@ func (e *engine) handle(h *held) {
 		return
 	}
 	stack, err = e.call(&h.deliveryCtx, h.msg)
+	err = readable(err)
+}
+
+// readable returns err, or one in its place if its methods panic, as those of a nil pointer in an error do: reading
+// the verdict must not end the process.
+func readable(err error) (safe error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil {
+			safe = fmt.Errorf("the handler returned a %T that cannot be read; a nil pointer in an error?", err)
+		}
+	}()
+	_ = err.Error()
+	_, _ = errors.AsType[*verdict](err)
+	return err
 }
 
 // leave takes a settled message off, and hands back what cannot follow it here.
@@ -84,22 +101,21 @@ var errHandlerTimeout = errors.New("the handler timeout is over")
 // settle tells the server the verdict on a message. byHandler says that the handler had done that before, rests that the
 // message stays here for its next attempt.
 func (e *engine) settle(h *held, err error, stack []byte, took time.Duration) (byHandler, rests bool) {
-	if err == nil {
+	h.restore()
+	switch {
+	case h.epoch != e.epoch.Load():
+		return false, false // its stream is gone, and its sequence another message's
+	case err == nil:
 		return e.tell(answer{msg: h.msg, kind: ack}), false
 	}
 	v, explicit := errors.AsType[*verdict](err)
 	final := explicit && v.permanent || h.d.Last
-	switch {
-	case final && e.cfg.DeadLetter != "":
-		var kept error
-		if byHandler, kept = e.bury(h, err); kept != nil {
-			final, err = false, errors.Join(err, kept)
-		}
-	case final:
-		byHandler = e.tell(answer{msg: h.msg, kind: term})
+	if final {
+		byHandler, err = e.giveUp(h, err)
+		final = !errors.Is(err, errKept)
 	}
 	failed := &HandlerError{Subject: h.msg.Subject, Delivery: h.d, Stack: stack, Final: final, Err: err}
-	if !final && !byHandler {
+	if !final {
 		after := e.cfg.Backoff.delay(h.d.Attempt)
 		if explicit && !v.permanent {
 			after = v.after
@@ -110,10 +126,25 @@ func (e *engine) settle(h *held, err error, stack []byte, took time.Duration) (b
 	return byHandler, rests
 }
 
+// giveUp takes a message off for good, after its copy is stored if there is a dead letter. It returns err, joined with
+// errKept if the message stays.
+func (e *engine) giveUp(h *held, err error) (byHandler bool, _ error) {
+	switch {
+	case e.cfg.DeadLetter == "":
+		return e.tell(answer{msg: h.msg, kind: term}), err
+	case e.settledBy(h):
+		return true, err
+	}
+	byHandler, kept := e.bury(h, err)
+	return byHandler, errors.Join(err, kept)
+}
+
+var errKept = errors.New("not dead-lettered, it stays on the consumer")
+
 // retry lets a message come again after a while: from the server, or when its order has to be kept, from here.
 func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests bool) {
 	if e.cfg.OrderBy != nil {
-		if errors.Is(h.msg.InProgress(), nats.ErrMsgAlreadyAckd) {
+		if e.settledBy(h) {
 			return true, false
 		}
 		h.d.Attempt++
@@ -125,6 +156,11 @@ func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests boo
 	}
 	e.dispatch.letGo(h)
 	return e.tell(answer{msg: h.msg, kind: nak, after: after}), false
+}
+
+// settledBy reports whether the handler settled the message itself.
+func (e *engine) settledBy(h *held) bool {
+	return errors.Is(h.msg.InProgress(), nats.ErrMsgAlreadyAckd)
 }
 
 func (e *engine) last(d Delivery) bool { return e.cfg.MaxDeliver > 0 && d.Attempt >= e.cfg.MaxDeliver }
@@ -163,8 +199,12 @@ func (a answer) send() error {
 // kept for the next: forgotten, it would let a message that was handled come again.
 func (e *engine) tell(a answer) (byHandler bool) {
 	err := a.send()
-	if err == nil || errors.Is(err, nats.ErrMsgAlreadyAckd) {
+	switch {
+	case err == nil, errors.Is(err, nats.ErrMsgAlreadyAckd):
 		return err != nil
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMsgNoReply), errors.Is(err, nats.ErrMsgNotBound):
+		e.report(fmt.Errorf("natty: consumer %q: a verdict could not be sent, its message comes again: %w", e.cfg.Durable, err))
+		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -188,7 +228,7 @@ var progress = []byte("+WPI")
 // reportProgress tells the server that everything held is still being worked on, or waits here for it: AckWait
 // starts anew for it.
 func (e *engine) reportProgress() {
-	for _, reply := range e.dispatch.replies() {
+	for _, reply := range e.dispatch.replies(e.epoch.Load()) {
 		if e.c.nc.Publish(reply, progress) != nil {
 			return // not connected
 		}

@@ -91,6 +91,7 @@ func (e *engine) supervise(ctx context.Context) error {
 			if err := s.found(ctx, l); err != nil {
 				return err
 			}
+			tick.Reset(e.tick()) // AckWait may be another one now
 		case <-tick.C:
 			s.tick(ctx, up)
 		}
@@ -272,6 +273,9 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 		e.dispatch.suspect()
 		e.puller.forget()
 		s.report("it was deleted", fmt.Errorf("%w: %s", l.gone, l.healed))
+	}
+	if !l.durable.streamCreated.Equal(e.durable.streamCreated) {
+		e.epoch.Add(1)
 	}
 	e.setDurable(l.durable)
 	e.puller.limit(l.durable.config, e.cfg.Heartbeat, e.byteBudget())
