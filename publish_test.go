@@ -511,22 +511,39 @@ func bodies(t testing.TB, s jetstream.Stream) map[string][]uint64 {
 	if n == 0 {
 		return found
 	}
-	consumer, err := s.OrderedConsumer(testCtx(t), jetstream.OrderedConsumerConfig{})
-	require.NoError(t, err)
-	batch, err := consumer.Fetch(int(n), jetstream.FetchMaxWait(patience))
-	require.NoError(t, err)
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		require.NoError(t, err)
-		found[string(msg.Data())] = append(found[string(msg.Data())], meta.Sequence.Stream)
-	}
-	require.NoError(t, batch.Error())
+	// A stream whose leader has just changed may have nobody to answer.
+	eventually(t, func() bool {
+		clear(found)
+		return readAll(s, int(n), found) == nil
+	}, "the stream can be read")
 	total := 0
 	for _, sequences := range found {
 		total += len(sequences)
 	}
 	require.EqualValues(t, n, total, "the whole stream is read")
 	return found
+}
+
+// readAll reads n messages of a stream.
+func readAll(s jetstream.Stream, n int, found map[string][]uint64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	consumer, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return err
+	}
+	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(patience))
+	if err != nil {
+		return err
+	}
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		found[string(msg.Data())] = append(found[string(msg.Data())], meta.Sequence.Stream)
+	}
+	return batch.Error()
 }
 
 // results is what many publishes came to, by body.
