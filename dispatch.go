@@ -13,6 +13,7 @@ type held struct {
 	msg         *nats.Msg
 	reply       string // msg.Reply, which is the handler's to change
 	size        int
+	delivered   uint64 // the consumer sequence; Exclusive only
 	key         string // what it is ordered by
 	prev, next  *held
 	// let means that it was given back: when it comes again, that is a new delivery.
