@@ -583,7 +583,7 @@ func TestEverySettingCanBeInAServiceFile(t *testing.T) {
 		for _, f := range reflect.VisibleFields(fields) {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			switch {
-			case f.Type.Kind() == reflect.Func: // no place in a file
+			case f.Type.Kind() == reflect.Func, !f.IsExported(): // no place in a file
 			case f.Type == reflect.TypeFor[natty.Backoff](), f.Type == reflect.TypeFor[natty.TLSConfig](): // below
 			case name == "" || name == "-":
 				assert.Fail(t, "no JSON name", "%s.%s", at, f.Name)

@@ -44,8 +44,21 @@ type ConsumerConfig struct {
 	// kept through graceful restarts and lost connections, after which pulling may wait for up to AckWait. What an
 	// instance that was killed had begun comes again after AckWait, behind what another one handled meanwhile.
 	OrderBy func(*nats.Msg) string `json:"-"`
+	// Exclusive makes one instance of all that share the durable the active one, and lets the others stand by: messages are
+	// handled one at a time and in the order of the stream, whichever instance does it. A message that fails is tried
+	// again in its place, and all others wait for it; MaxDeliver bounds that. The verdict is what the handler
+	// returns, and nothing that it tells the server itself.
+	//
+	// When the active instance stops, the next one follows at once; when it dies, after ten seconds, or AckWait if that is
+	// longer. One that is cut off ends its handler's ctx two seconds before another can follow: a handler that heeds
+	// its ctx never runs beside another one's, unless the server itself forgot who was active (a restart, another leader
+	// of the consumer), of which the instance learns a moment later.
+	//
+	// It needs a server of at least version 2.14, Concurrency 1, and no OrderBy. The durable acknowledges in runs (ack
+	// policy all), except on a WorkQueue stream.
+	Exclusive bool `json:"exclusive,omitempty"`
 	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
-	// handlers get through in about one second, at least one for each, at most 2,000.
+	// handlers get through in about one second, at least one for each, at most 2,000; with Exclusive 10,000.
 	MaxPollRecords int `json:"max_poll_records,omitempty"`
 	// Heartbeat is how often the server shows that it is there while there are no messages. Default 5s, at
 	// least 100ms. Two missed ones in a row are looked into.
@@ -74,6 +87,8 @@ type ConsumerConfig struct {
 	// DeliverPolicy says where a durable that is made here begins: all (default), new, last, or
 	// last per subject.
 	DeliverPolicy jetstream.DeliverPolicy `json:"deliver_policy,omitempty"`
+	// pinnedTTL is how long a silent active instance stays it. The tests shorten it.
+	pinnedTTL time.Duration
 	// OnError is told what goes wrong without ending the consumer: handlers' errors as *HandlerError, and what the
 	// supervision saw and mended. It is called from one goroutine; when it is slow, errors beyond 256 are logged
 	// only.
@@ -104,6 +119,9 @@ func (cfg ConsumerConfig) withDefaults(service string) ConsumerConfig {
 	}
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = defaultDrainTimeout
+	}
+	if cfg.pinnedTTL == 0 {
+		cfg.pinnedTTL = defaultPinnedTTL
 	}
 	cfg.Backoff = cfg.Backoff.withDefaults()
 	return cfg
@@ -182,11 +200,13 @@ type engine struct {
 	durable  durable   // the supervision's alone once it runs
 	self     string    // stream and durable, as redriven messages are addressed
 	dispatch *dispatch
-	puller   *puller
-	reports  *reports
-	kick     chan struct{}   // there may be room for more messages
-	base     context.Context //nolint:containedctx // what handlers' ctx are made of
-	endBase  context.CancelCauseFunc
+	// exclusive runs the consumer instead of dispatch, when there is one active instance.
+	exclusive *exclusive
+	puller    *puller
+	reports   *reports
+	kick      chan struct{}   // there may be room for more messages
+	base      context.Context //nolint:containedctx // what handlers' ctx are made of
+	endBase   context.CancelCauseFunc
 
 	lastMessage atomic.Int64 // Unix nanoseconds
 	// epoch counts the streams of this name. Sequences begin anew with each, so that a verdict on a message of an older one
@@ -200,7 +220,7 @@ type engine struct {
 }
 
 func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
-	return &engine{
+	e := &engine{
 		c: c, cfg: cfg, handler: h,
 		dispatch: newDispatch(cfg.OrderBy != nil),
 		kick:     make(chan struct{}, 1),
@@ -208,6 +228,10 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 			Stream: cfg.Stream, Durable: cfg.Durable, State: ConsumerStarting, Since: time.Now(),
 		},
 	}
+	if cfg.Exclusive {
+		e.exclusive = newExclusive(e)
+	}
+	return e
 }
 
 // run finds the stream, makes the durable, consumes until ctx ends, and cleans up.
@@ -222,8 +246,12 @@ func (e *engine) run(ctx context.Context) error {
 	}
 	e.base, e.endBase = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), handlerOf{}, e.c))
 	defer e.endBase(nil)
+	if e.exclusive != nil {
+		return e.exclusive.run(ctx)
+	}
 	var err error
-	if e.puller, err = newPuller(e.c, e.durable, e.cfg.Heartbeat, e.byteBudget(), e.receive, e.more); err != nil {
+	wish := pullRequest{MaxBytes: e.byteBudget(), Expires: max(pullExpiry, 2*e.cfg.Heartbeat), Heartbeat: e.cfg.Heartbeat}
+	if e.puller, err = newPuller(e.c, e.durable, wish, e.receive, e.more); err != nil {
 		return err
 	}
 	work := e.work
@@ -382,6 +410,10 @@ func (e *engine) stop() error {
 	if left == 0 {
 		return nil
 	}
+	return e.drainTimeout(left)
+}
+
+func (e *engine) drainTimeout(left int) error {
 	return fmt.Errorf("natty: consumer %q: %d handlers: %w (%v)", e.cfg.Durable, left, ErrDrainTimeout, e.cfg.DrainTimeout)
 }
 

@@ -75,12 +75,20 @@ func headerValue(s string) string {
 // bury stores the copy of a message in the dead-letter subject, and only then takes the message off. When that
 // cannot be done the message stays, and comes again.
 func (e *engine) bury(h *held, reason error) (byHandler bool, err error) {
+	if err := e.storeLetter(h, reason); err != nil {
+		return false, err
+	}
+	return e.tell(answer{msg: h.msg, kind: term}), nil
+}
+
+// storeLetter stores the copy of a message in the dead-letter subject.
+func (e *engine) storeLetter(h *held, reason error) error {
 	ctx, cancel := context.WithTimeout(e.base, e.c.cfg.PublishTimeout)
 	defer cancel()
 	if _, err := e.c.publish(ctx, letterFor(e.cfg.DeadLetter, h, reason), nil); err != nil {
-		return false, fmt.Errorf("%w: %w", errKept, err)
+		return fmt.Errorf("%w: %w", errKept, err)
 	}
-	return e.tell(answer{msg: h.msg, kind: term}), nil
+	return nil
 }
 
 // checkDeadLetter refuses a dead-letter subject that no stream holds, or that the consumer itself would receive.

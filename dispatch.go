@@ -14,6 +14,7 @@ type held struct {
 	sent        sentMsg // msg as it came
 	epoch       int64   // of the stream it came from, see engine.epoch
 	size        int
+	delivered   uint64 // the consumer sequence; Exclusive only
 	key         string // what it is ordered by
 	prev, next  *held
 	// let means that it was given back: when it comes again, that is a new delivery.

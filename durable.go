@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ type durable struct {
 	streamCreated time.Time
 	config        jetstream.ConsumerConfig // as the server has it
 	floor         uint64                   // every message up to this sequence of the stream was settled
+	floorCount    uint64                   // the consumer sequence of that
+	pin           string                   // of the active instance, if the durable is Exclusive
 	unacked       int                      // delivered to anyone and not settled
 	waiting       uint64                   // not delivered yet
 }
@@ -71,15 +74,39 @@ func (c *Client) findStream(ctx context.Context, cfg ConsumerConfig) (string, er
 	return found, nil
 }
 
+// configured is what cfg sets of a durable.
+func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConfig) (jetstream.ConsumerConfig, error) {
+	set := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait, FilterSubjects: cfg.Subjects}
+	if !cfg.Exclusive {
+		return set, nil
+	}
+	if v := c.nc.ConnectedServerVersion(); olderThan(v, 2, 14) {
+		return set, fmt.Errorf("%w: exclusive needs version 2.14, and the server has %s", ErrUnsupported, v)
+	}
+	set.PriorityPolicy, set.PriorityGroups = jetstream.PriorityPolicyPinned, []string{pinGroup}
+	var info streamInfo
+	err := c.query(ctx, "STREAM.INFO."+stream, nil, &info)
+	if err == nil && info.Config.Retention != jetstream.WorkQueuePolicy { // which takes explicit acknowledgements only
+		set.AckPolicy = jetstream.AckAllPolicy
+	}
+	return set, err
+}
+
+// olderThan compares versions of the server; one that cannot be read is not older.
+func olderThan(version string, major, minor int) bool {
+	var have [2]int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n < len(have) {
+		return false
+	}
+	return have[0] < major || have[0] == major && have[1] < minor
+}
+
 // freshDurable is the configuration of a durable that is made here.
-func freshDurable(cfg ConsumerConfig) jetstream.ConsumerConfig {
-	fresh := jetstream.ConsumerConfig{
-		Durable:        cfg.Durable,
-		AckPolicy:      jetstream.AckExplicitPolicy,
-		AckWait:        cfg.AckWait,
-		DeliverPolicy:  cfg.DeliverPolicy,
-		FilterSubjects: cfg.Subjects,
-		MaxDeliver:     -1,
+func freshDurable(cfg ConsumerConfig, set jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+	fresh := set
+	fresh.Durable, fresh.DeliverPolicy, fresh.MaxDeliver = cfg.Durable, cfg.DeliverPolicy, -1
+	if cfg.Exclusive {
+		fresh.PinnedTTL = cfg.pinnedTTL
 	}
 	if fresh.AckWait == 0 {
 		fresh.AckWait = defaultAckWait
@@ -93,9 +120,11 @@ func freshDurable(cfg ConsumerConfig) jetstream.ConsumerConfig {
 // ensureDurable makes the durable of cfg, or converges what cfg sets.
 func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerConfig) (durable, error) {
 	d := durable{stream: stream, name: cfg.Durable}
-	want, err := settings(jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait, FilterSubjects: cfg.Subjects,
-	}, "ack_policy")
+	set, err := c.configured(ctx, stream, cfg)
+	if err != nil {
+		return d, fmt.Errorf("natty: consumer %q: %w", d.name, err)
+	}
+	want, err := settings(set, "ack_policy")
 	if err != nil {
 		return d, err
 	}
@@ -113,8 +142,8 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 			return map[string]any{"stream_name": stream, "config": merged, "action": "update"}
 		},
 		fixed:  []string{"ack_policy"},
-		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg)) },
-		accept: func(have map[string]any) error { return acceptDurable(d.name, have) },
+		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg, set)) },
+		accept: func(have map[string]any) error { return acceptDurable(cfg, have, want) },
 	})
 	if err != nil {
 		return d, err
@@ -135,14 +164,17 @@ func (c *Client) refresh(ctx context.Context, d *durable) error {
 		Config jetstream.ConsumerConfig `json:"config"`
 		Floor  struct {
 			Sequence uint64 `json:"stream_seq"`
+			Count    uint64 `json:"consumer_seq"`
 		} `json:"ack_floor"`
-		Unacked int    `json:"num_ack_pending"`
-		Waiting uint64 `json:"num_pending"`
+		Unacked int       `json:"num_ack_pending"`
+		Waiting uint64    `json:"num_pending"`
+		Groups  pinGroups `json:"priority_groups"`
 	}
 	err := c.query(ctx, "CONSUMER.INFO."+d.stream+"."+d.name, nil, &info)
 	if err == nil {
 		d.streamCreated = stream.Created
 		d.config, d.floor, d.unacked, d.waiting = info.Config, info.Floor.Sequence, info.Unacked, info.Waiting
+		d.floorCount, d.pin = info.Floor.Count, info.Groups.pin()
 	}
 	return err
 }
@@ -158,14 +190,24 @@ func (c *Client) createDurable(ctx context.Context, stream string, cfg jetstream
 	}
 }
 
-// acceptDurable refuses a push consumer, and writes the one-filter form as a list.
-func acceptDurable(name string, have map[string]any) error {
-	if v, push := have["deliver_subject"]; push {
+// acceptDurable refuses a push consumer and one that is shared in another way, and writes the one-filter form as a list.
+func acceptDurable(cfg ConsumerConfig, have, want map[string]any) error {
+	refuse := func(field string, why error) error {
 		return &DriftError{
-			Kind: "consumer", Name: name,
-			Differences: []Difference{{Field: "deliver_subject", Have: asJSON(v), Want: asJSON(nil)}},
-			Err:         errors.New("it is a push consumer"),
+			Kind: "consumer", Name: cfg.Durable,
+			Differences: []Difference{{Field: field, Have: asJSON(have[field]), Want: asJSON(nil)}}, Err: why,
 		}
+	}
+	if _, push := have["deliver_subject"]; push {
+		return refuse("deliver_subject", errors.New("it is a push consumer"))
+	}
+	switch policy, set := have["priority_policy"]; {
+	case set && policy != "none" && !cfg.Exclusive:
+		return refuse("priority_policy", errors.New("its instances do not share the work; set exclusive if one of them is to be active"))
+	case cfg.Exclusive && have["deliver_policy"] == "last_per_subject":
+		return refuse("deliver_policy", errLastPerSubject)
+	case cfg.Exclusive && policy != want["priority_policy"]:
+		want["priority_timeout"] = json.Number(strconv.FormatInt(cfg.pinnedTTL.Nanoseconds(), 10)) // else the server's, two minutes
 	}
 	if one, ok := have["filter_subject"]; ok {
 		have["filter_subjects"] = []any{one}
@@ -181,7 +223,7 @@ func (cfg ConsumerConfig) validate() error {
 			return &ConfigError{Field: "subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
 		}
 	}
-	if err := cfg.validateNames(); err != nil {
+	if err := cmp.Or(cfg.validateNames(), cfg.validateOrder()); err != nil {
 		return err
 	}
 	if p := cfg.DeliverPolicy; p == jetstream.DeliverByStartSequencePolicy || p == jetstream.DeliverByStartTimePolicy {
@@ -208,6 +250,23 @@ func (cfg ConsumerConfig) validate() error {
 		return err
 	}
 	return cfg.validateLimits()
+}
+
+// errLastPerSubject is why the two do not go together: where 25, 27, 29 and 30 were the last messages of their subjects, 29
+// was the first to come after a reset (server 2.15).
+var errLastPerSubject = errors.New("an exclusive durable is reset to where it got to, and last_per_subject then skips messages")
+
+// validateOrder checks what is handled beside what.
+func (cfg ConsumerConfig) validateOrder() error {
+	switch {
+	case cfg.Exclusive && cfg.Concurrency > 1:
+		return &ConfigError{Field: "concurrency", Value: strconv.Itoa(cfg.Concurrency), Reason: "set with exclusive, which handles one message at a time; leave one of them out"}
+	case cfg.Exclusive && cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy:
+		return &ConfigError{Field: "deliver_policy", Value: cfg.DeliverPolicy.String(), Reason: "set with exclusive", Err: errLastPerSubject}
+	case cfg.Exclusive && cfg.OrderBy != nil:
+		return &ConfigError{Field: "exclusive", Reason: "set with OrderBy; exclusive keeps all messages in order, OrderBy those of one key: leave one of them out"}
+	}
+	return nil
 }
 
 // validateNames checks what is consumed, and under which name.

@@ -25,6 +25,9 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome unknown: the message may be stored")
 	// ErrDrainTimeout says that handlers were still running when DrainTimeout ended.
 	ErrDrainTimeout = errors.New("handlers outlived the drain timeout")
+	// ErrUnsupported says that the server is too old for what was asked of it; the error names what, and since when
+	// it can.
+	ErrUnsupported = errors.New("not supported by the server")
 	// ErrClosed says that the Client was closed, or that its connection is gone
 	// for good (DisableReconnect).
 	ErrClosed = errors.New("client closed")

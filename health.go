@@ -29,6 +29,7 @@ type ConsumerState string
 const (
 	ConsumerStarting     ConsumerState = "starting"     // waiting for a server, looking up the stream, making the durable
 	ConsumerRunning      ConsumerState = "running"      // pulling
+	ConsumerStandby      ConsumerState = "standby"      // Exclusive: another instance is the active one, or none has a message
 	ConsumerDisconnected ConsumerState = "disconnected" // waiting for the connection
 	ConsumerStopping     ConsumerState = "stopping"     // waiting for handlers
 )
@@ -89,6 +90,9 @@ func (e *engine) snapshot() ConsumerHealth {
 	held, _, _ := e.dispatch.load()
 	handling := e.dispatch.inHandlers()
 	key, blocked := e.dispatch.blocking()
+	if e.exclusive != nil {
+		held, handling = e.exclusive.load()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	h := e.health

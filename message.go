@@ -62,39 +62,48 @@ func WithDelivery(ctx context.Context, d Delivery) context.Context {
 //
 // It does what (*nats.Msg).Metadata does, without its allocations: it runs for every message.
 func parseDelivery(reply string) (Delivery, bool) {
+	d, _, ok := parseReply(reply)
+	return d, ok
+}
+
+// parseReply also returns the consumer sequence, which counts what the durable delivered.
+func parseReply(reply string) (_ Delivery, delivered uint64, ok bool) {
 	rest, ok := strings.CutPrefix(reply, "$JS.ACK.")
 	if !ok {
-		return Delivery{}, false
+		return Delivery{}, 0, false
 	}
 	if strings.Count(rest, ".") > 6 {
 		_, rest, _ = strings.Cut(rest, ".") // domain
 		_, rest, _ = strings.Cut(rest, ".") // account
 	}
 	var d Delivery
-	var attempt, seq, stored string
+	var attempt, seq, count, stored string
 	d.Stream, rest, _ = strings.Cut(rest, ".")
 	d.Durable, rest, _ = strings.Cut(rest, ".")
 	attempt, rest, _ = strings.Cut(rest, ".")
 	seq, rest, _ = strings.Cut(rest, ".")
-	_, rest, _ = strings.Cut(rest, ".") // consumer sequence
+	count, rest, _ = strings.Cut(rest, ".")
 	stored, _, ok = strings.Cut(rest, ".")
 	if !ok {
-		return Delivery{}, false
+		return Delivery{}, 0, false
 	}
 	n, err := strconv.Atoi(attempt)
 	if err != nil {
-		return Delivery{}, false
+		return Delivery{}, 0, false
 	}
 	d.Attempt = n
 	if d.Sequence, err = strconv.ParseUint(seq, 10, 64); err != nil {
-		return Delivery{}, false
+		return Delivery{}, 0, false
+	}
+	if delivered, err = strconv.ParseUint(count, 10, 64); err != nil {
+		return Delivery{}, 0, false
 	}
 	nanos, err := strconv.ParseInt(stored, 10, 64)
 	if err != nil {
-		return Delivery{}, false
+		return Delivery{}, 0, false
 	}
 	d.Time = time.Unix(0, nanos)
-	return d, true
+	return d, delivered, true
 }
 
 // copyForSending returns a message that can be given headers without the caller's seeing

@@ -31,7 +31,8 @@ func (e *PartialError) Unwrap() []error {
 	return errs
 }
 
-// BatchConfig is a ConsumerConfig for batches. OrderBy has no place in it: of each key a batch could hold one message.
+// BatchConfig is a ConsumerConfig for batches. OrderBy and Exclusive have no place in it: of each key, or
+// of all, a batch could hold one message.
 type BatchConfig struct {
 	ConsumerConfig
 	// Size is the most messages of a batch. Default 100.
@@ -61,6 +62,8 @@ func (c *Client) ProcessBatch(ctx context.Context, cfg BatchConfig, h BatchHandl
 	switch {
 	case cfg.OrderBy != nil:
 		return &ConfigError{Field: "OrderBy", Reason: "has no place in a batch, which could hold one message of each key; use Process"}
+	case cfg.Exclusive:
+		return &ConfigError{Field: "Exclusive", Reason: "has no place in a batch, since it handles one message at a time; use Process"}
 	case cfg.Size < 0:
 		return negative("Size", cfg.Size)
 	case cfg.MaxWait < 0:
@@ -125,7 +128,6 @@ func (e *engine) handleBatch(batch []*held) {
 		e.more()
 	}()
 	stack, err = e.callBatch(msgs)
-	err = readable(err)
 }
 
 // callBatch is call for a batch.
@@ -133,7 +135,7 @@ func (e *engine) callBatch(msgs []*nats.Msg) (stack []byte, err error) {
 	defer recovered(&stack, &err)
 	ctx, cancel := e.timed(e.base)
 	defer cancel()
-	return nil, e.batch.handler(ctx, msgs)
+	return nil, readable(e.batch.handler(ctx, msgs))
 }
 
 func (e *engine) settleOne(h *held, err error, stack []byte, took time.Duration) {

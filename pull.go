@@ -2,6 +2,7 @@ package natty
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,14 +30,18 @@ type puller struct {
 	subject string // of pull requests
 	inbox   string // of answers, dot included
 	sub     *nats.Subscription
-	request pullRequest // without Batch
+	wish    pullRequest // without Batch
+	request pullRequest // the same within the durable's limits
 	max     int         // the server's limit on Batch; 0: none
 	onMsg   func(*nats.Msg)
 	onEnd   func()    // a request has ended, see takeEnd
-	sent    time.Time // when the request under way was; the supervision's alone
+	sent    time.Time // when the last request was; the supervision's alone
+	// answered is told when the last request was sent, at the first sign that the durable has got it. It may be nil.
+	answered func(sent time.Time)
 
-	heard atomic.Int64 // when anything came last, Unix nanoseconds
-	owed  atomic.Int64 // messages that the request under way may still bring
+	heard atomic.Int64              // when anything came last, Unix nanoseconds
+	owed  atomic.Int64              // messages that the request under way may still bring
+	asked atomic.Pointer[time.Time] // sent, until there is such a sign
 
 	// mu guards what follows.
 	mu  sync.Mutex
@@ -49,6 +54,9 @@ type pullRequest struct {
 	MaxBytes  int           `json:"max_bytes,omitempty"`
 	Expires   time.Duration `json:"expires"`
 	Heartbeat time.Duration `json:"idle_heartbeat,omitempty"`
+	// Of a durable with an active client: the group, and what the active one identifies itself with (ADR-42).
+	Group string `json:"group,omitempty"`
+	Pin   string `json:"id,omitempty"`
 }
 
 // pullEnd is the server's reason to end a request early; the zero value is none.
@@ -74,17 +82,21 @@ func (e pullEnd) is(description string) bool {
 	return strings.HasPrefix(strings.ToLower(e.description), description)
 }
 
-// newPuller subscribes for the answers. limits are the durable's own for requests.
-func newPuller(c *Client, d durable, heartbeat time.Duration, maxBytes int, onMsg func(*nats.Msg), onEnd func()) (*puller, error) {
+// newPuller subscribes for the answers to requests like wish.
+func newPuller(c *Client, d durable, wish pullRequest, onMsg func(*nats.Msg), onEnd func()) (*puller, error) {
 	p := &puller{
 		nc:      c.nc,
 		subject: c.cfg.apiPrefix() + "CONSUMER.MSG.NEXT." + d.stream + "." + d.name,
 		inbox:   c.nc.NewInbox() + ".",
+		wish:    wish,
 		onMsg:   onMsg,
 		onEnd:   onEnd,
 	}
-	p.limit(d.config, heartbeat, maxBytes)
+	p.limit(d.config)
 	sub, err := c.nc.Subscribe(p.inbox+"*", p.receive)
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("natty: subscribe for messages: %w", err)
 	}
@@ -94,8 +106,8 @@ func newPuller(c *Client, d durable, heartbeat time.Duration, maxBytes int, onMs
 }
 
 // limit keeps requests within what the durable allows; the server refuses larger ones for ever.
-func (p *puller) limit(cfg jetstream.ConsumerConfig, heartbeat time.Duration, maxBytes int) {
-	p.request = pullRequest{MaxBytes: maxBytes, Expires: max(pullExpiry, 2*heartbeat), Heartbeat: heartbeat}
+func (p *puller) limit(cfg jetstream.ConsumerConfig) {
+	p.request = p.wish
 	p.max = cfg.MaxRequestBatch
 	if l := cfg.MaxRequestExpires; l > 0 {
 		p.request.Expires = min(p.request.Expires, l)
@@ -112,18 +124,33 @@ func (p *puller) pull(n int) error {
 	if p.max > 0 {
 		n = min(n, p.max)
 	}
+	req := p.request
+	req.Batch = n
+	return p.send(req, n)
+}
+
+// touch sends a request that no message fits in: it brings nothing, and shows the server that this client is there.
+// There must be none under way; it counts as none itself.
+func (p *puller) touch() error {
+	req := p.request
+	req.Batch, req.MaxBytes = 1, 1
+	return p.send(req, 0)
+}
+
+// send sends a request that may bring n messages.
+func (p *puller) send(req pullRequest, n int) error {
 	p.mu.Lock()
 	p.id++
 	p.end = pullEnd{}
 	reply := p.inbox + strconv.FormatUint(p.id, 36)
 	p.mu.Unlock()
-	req := p.request
-	req.Batch = n
 	body, err := json.Marshal(req)
 	if err != nil {
 		return err
 	}
-	p.sent = time.Now()
+	sent := time.Now()
+	p.sent = sent
+	p.asked.Store(&sent)
 	p.owed.Store(int64(n))
 	if err := p.nc.PublishRequest(p.subject, reply, body); err != nil {
 		p.owed.Store(0)
@@ -139,6 +166,9 @@ func (p *puller) receive(m *nats.Msg) {
 		p.status(token, m)
 		return
 	}
+	if p.owed.Load() > 0 { // else it belongs to a request that was given up
+		p.answer()
+	}
 	p.onMsg(m)
 	if p.owed.Add(-1) <= 0 {
 		p.onEnd()
@@ -146,20 +176,34 @@ func (p *puller) receive(m *nats.Msg) {
 }
 
 func (p *puller) status(token string, m *nats.Msg) {
-	status := m.Header.Get("Status")
-	if status == "100" { // heartbeat
-		return
-	}
+	end := pullEnd{status: m.Header.Get("Status"), description: m.Header.Get("Description")}
+	heartbeat := end.status == "100"
 	id, err := strconv.ParseUint(token, 36, 64)
 	p.mu.Lock()
 	current := err == nil && id == p.id
-	if current {
-		p.end = pullEnd{status: status, description: m.Header.Get("Description")}
+	if current && !heartbeat {
+		p.end = end
 		p.owed.Store(0)
 	}
 	p.mu.Unlock()
-	if current {
+	if !current {
+		return
+	}
+	if heartbeat || end.expected() {
+		p.answer()
+	}
+	if !heartbeat {
 		p.onEnd()
+	}
+}
+
+// answer takes note that the last request has got to the durable.
+func (p *puller) answer() {
+	if p.answered == nil {
+		return
+	}
+	if sent := p.asked.Load(); sent != nil && p.asked.CompareAndSwap(sent, nil) {
+		p.answered(*sent)
 	}
 }
 

@@ -23,7 +23,6 @@ func (e *engine) handle(h *held) {
 		return
 	}
 	stack, err = e.call(&h.deliveryCtx, h.msg)
-	err = readable(err)
 }
 
 // readable returns err, or one in its place if its methods panic, as those of a nil pointer in an error do: reading
@@ -71,7 +70,7 @@ func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err err
 	defer recovered(&stack, &err)
 	ctx, cancel := e.timed(ctx)
 	defer cancel()
-	return nil, e.handler(ctx, msg)
+	return nil, readable(e.handler(ctx, msg))
 }
 
 // recovered is deferred around handlers.

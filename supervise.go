@@ -27,10 +27,14 @@ func (e *engine) byteBudget() int {
 // room returns how many messages to ask for now; zero means that it is not worth a request yet.
 func (e *engine) room() int {
 	n, bytes, perMsg := e.dispatch.load()
+	return roomBeside(n, bytes, e.capacity(perMsg))
+}
+
+// roomBeside is how many messages to ask for beside n that are held.
+func roomBeside(n, bytes, capacity int) int {
 	if bytes >= pullBytes {
 		return 0
 	}
-	capacity := e.capacity(perMsg)
 	room := capacity - n
 	// Not for every message that leaves, unless there is only one to be had.
 	if room < capacity/4 && n > 0 {
@@ -72,7 +76,7 @@ func (e *engine) supervise(ctx context.Context) error {
 	up, changed := e.c.link.watch()
 	for {
 		if up && !s.paused && !s.troubling() && e.puller.idle() {
-			s.pull()
+			s.pull(s.e.room())
 		}
 		select {
 		case <-ctx.Done():
@@ -117,8 +121,8 @@ type supervision struct {
 // troubling reports that trouble is being looked into.
 func (s *supervision) troubling() bool { return s.checked != nil && (s.trouble || s.counting) }
 
-func (s *supervision) pull() {
-	n := s.e.room()
+// pull sends a request for n messages; for zero, none.
+func (s *supervision) pull(n int) {
 	if n == 0 {
 		return
 	}
@@ -278,7 +282,7 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 		e.epoch.Add(1)
 	}
 	e.setDurable(l.durable)
-	e.puller.limit(l.durable.config, e.cfg.Heartbeat, e.byteBudget())
+	e.puller.limit(l.durable.config)
 	if l.why != nil || l.gone != nil {
 		s.pause()
 	}

@@ -31,8 +31,9 @@ var rows = []row{
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
 	{name: "x1, both ids", messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublishWithID)},
 	{name: "Publish x64", target: 1.00, messages: 30_000, natty: publishers(64, nattyPublish), raw: publishers(64, rawPublish)},
-	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(1), raw: rawConsume},
-	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(64), raw: rawWorkers(64)},
+	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{}), raw: rawConsume},
+	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Exclusive: true}), raw: rawConsume},
+	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Concurrency: 64}), raw: rawWorkers(64)},
 }
 
 // publishers shares the messages out to n goroutines.
@@ -81,13 +82,13 @@ func (c *counter) count() {
 	}
 }
 
-func nattyProcess(concurrency int) side {
+func nattyProcess(cfg natty.ConsumerConfig) side {
 	return func(ctx context.Context, t *trial) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		c := counter{end: func() { t.done(); cancel() }}
 		c.left.Store(int64(t.messages))
-		cfg := natty.ConsumerConfig{Subjects: []string{subject}, Durable: durable, Concurrency: concurrency}
+		cfg.Subjects, cfg.Durable = []string{subject}, durable
 		err := t.natty.Process(ctx, cfg, func(context.Context, *nats.Msg) error {
 			c.count()
 			return nil
