@@ -3,7 +3,6 @@ package natty
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -35,7 +34,7 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 	}
 	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
 	defer cancel()
-	err = c.converge(ctx, resource{
+	r := resource{
 		kind: "stream", name: cfg.Name, want: want,
 		info:   "STREAM.INFO." + cfg.Name,
 		update: "STREAM.UPDATE." + cfg.Name,
@@ -45,17 +44,26 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 			_, err := c.js.CreateStream(ctx, cfg)
 			return err
 		},
-	})
-	if err != nil {
+	}
+	for n := 1; ; n++ {
+		stream, err := c.makeStream(ctx, r)
+		// A cluster may say for a moment that it does not know a stream that has just been made.
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || sleep(ctx, createPause.delay(n)) != nil {
+			return stream, err
+		}
+	}
+}
+
+func (c *Client) makeStream(ctx context.Context, r resource) (stream jetstream.Stream, err error) {
+	if err := c.converge(ctx, r); err != nil {
 		return nil, err
 	}
-	var stream jetstream.Stream
 	err = c.persist(ctx, func(ctx context.Context) (err error) {
-		stream, err = c.js.Stream(ctx, cfg.Name)
+		stream, err = c.js.Stream(ctx, r.name)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("natty: stream %q: %w", cfg.Name, err)
+		return nil, named(r, err)
 	}
 	return stream, nil
 }
