@@ -196,14 +196,29 @@ func (c *Client) shutdown(ctx context.Context) {
 	case ctx.Err() != nil:
 		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
 	case c.link.up.Load():
-		flushCtx, cancel := context.WithTimeout(ctx, flushTimeout)
-		defer cancel()
-		if err := c.nc.FlushWithContext(flushCtx); err != nil {
-			c.closeErr = fmt.Errorf("natty: close: the last acknowledgements may not have reached the server: %w", err)
+		if err := c.flush(ctx); err != nil && c.link.up.Load() {
+			c.closeErr = fmt.Errorf("natty: close: what was sent last may not have reached the server: %w", err)
 		}
 	}
 	c.conn.close()
 	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
+}
+
+// flush waits until the server has seen what was sent, or the connection is lost: consumers have seen to their verdicts
+// themselves by then.
+func (c *Client) flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	if up, changed := c.link.watch(); up {
+		go func() {
+			defer cancel()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return c.nc.FlushWithContext(ctx)
 }
 
 // flushTimeout bounds the wait for the server to have seen what was sent last.
