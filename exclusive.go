@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // An Exclusive consumer is a durable with a pinned group: the server gives messages to one client of the group, the one
@@ -332,18 +331,13 @@ func (x *exclusive) tick(ctx context.Context, up bool) error {
 	if !up {
 		return nil
 	}
-	s := &x.s
-	if s.troubles > 0 && x.e.puller.lastHeard().After(s.troubled) {
-		s.well()
+	now, why := x.s.due()
+	if !now {
+		return nil
 	}
-	switch {
-	case s.checked != nil:
-	case x.e.puller.silent():
-		x.e.puller.forget()
-		x.look(ctx, jetstream.ErrNoHeartbeat)
+	x.look(ctx, why)
+	if why != nil {
 		return x.doubt()
-	case time.Since(s.sampled) > sampleEvery:
-		x.look(ctx, nil)
 	}
 	return nil
 }

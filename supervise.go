@@ -204,17 +204,24 @@ func (s *supervision) tick(ctx context.Context, up bool) {
 	}
 	s.e.reportProgress()
 	s.e.tellOwed()
+	if now, why := s.due(); now {
+		s.look(ctx, why)
+	}
+}
+
+// due reports whether it is time to look at the durable, and for which trouble, if any.
+func (s *supervision) due() (now bool, why error) {
 	if s.troubles > 0 && s.e.puller.lastHeard().After(s.troubled) {
 		s.well()
 	}
 	switch {
 	case s.checked != nil:
+		return false, nil
 	case s.e.puller.silent():
 		s.e.puller.forget()
-		s.look(ctx, jetstream.ErrNoHeartbeat)
-	case time.Since(s.sampled) > sampleEvery:
-		s.look(ctx, nil)
+		return true, jetstream.ErrNoHeartbeat
 	}
+	return time.Since(s.sampled) > sampleEvery, nil
 }
 
 // sampleEvery is how often the server is asked how far the whole group has got.
