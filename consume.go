@@ -267,11 +267,12 @@ func (e *engine) run(ctx context.Context) error {
 	return errors.Join(err, e.stop())
 }
 
-// prepare finds out what to consume. A server that is not there or has no leader yet is waited for.
+// prepare finds out what to consume, and makes the durable. A server that is not there or has no leader yet is waited for.
 func (e *engine) prepare(ctx context.Context) error {
 	for n := 1; ; n++ {
 		err := e.ensure(ctx)
-		if err == nil || !passing(err) || ctx.Err() != nil {
+		// A durable that was made and is missing was deleted by somebody in between.
+		if err == nil || !passing(err) && !errors.Is(err, jetstream.ErrConsumerNotFound) || ctx.Err() != nil {
 			return err
 		}
 		e.report(err)

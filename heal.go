@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"time"
 
@@ -20,15 +21,33 @@ var retryHeal = Backoff{Min: 50 * time.Millisecond, Max: 2 * time.Second}
 // heal makes a durable again that was deleted, where its group had got to: nothing unhandled is skipped. It waits for a
 // stream that is gone. A stream made anew is begun anew. It returns what it did, for the report.
 func (e *engine) heal(ctx context.Context, lost durable) (durable, string, error) {
+	told := ""
 	for n := 1; ; n++ {
 		d, done, err := e.healOnce(ctx, lost)
-		if err == nil || !errors.Is(err, jetstream.ErrStreamNotFound) && !passing(err) {
+		switch {
+		case err == nil, !missing(err) && !passing(err) && !serverFault(err):
 			return d, done, err
+		case serverFault(err) && told != err.Error():
+			told = err.Error()
+			e.report(fmt.Errorf("natty: consumer %q was deleted, and could not be made again yet: %w", lost.name, err))
 		}
 		if sleep(ctx, retryHeal.delay(n)) != nil {
 			return d, "", err
 		}
 	}
+}
+
+// missing reports that the stream or the durable is not there. A durable may be gone again just after it was made: to the
+// request that makes it, one that is being deleted still is there (server 2.15).
+func missing(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound)
+}
+
+// serverFault reports that the server failed where there was nothing wrong with the request. It fails for a moment to make
+// a durable while it still removes the files of the one before (server 2.15).
+func serverFault(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.Code >= http.StatusInternalServerError
 }
 
 func (e *engine) healOnce(ctx context.Context, lost durable) (durable, string, error) {
@@ -78,14 +97,24 @@ func (c *Client) recreateDurable(ctx context.Context, lost durable) (made bool, 
 	if err != nil || lost.floor == 0 {
 		return err == nil, err
 	}
-	err = c.persist(ctx, func(ctx context.Context) error {
+	err = c.beginBehind(ctx, lost)
+	if serverFault(err) {
+		// The removal of the one before took this one's files along. It cannot be mended, and nobody has had anything of it.
+		_ = c.js.DeleteConsumer(ctx, lost.stream, lost.name)
+	}
+	return true, err
+}
+
+// beginBehind sets a paused durable to what follows lost's floor, and lets it run.
+func (c *Client) beginBehind(ctx context.Context, lost durable) error {
+	err := c.persist(ctx, func(ctx context.Context) error {
 		_, err := c.js.ResetConsumerToSequence(ctx, lost.stream, lost.name, lost.floor+1)
 		return err
 	})
 	if err != nil {
-		return true, fmt.Errorf("reset to sequence %d: %w", lost.floor+1, err)
+		return fmt.Errorf("reset to sequence %d: %w", lost.floor+1, err)
 	}
-	return true, c.persist(ctx, func(ctx context.Context) error {
+	return c.persist(ctx, func(ctx context.Context) error {
 		_, err := c.js.ResumeConsumer(ctx, lost.stream, lost.name)
 		return err
 	})

@@ -84,7 +84,13 @@ func process(t testing.TB, c *natty.Client, cfg natty.ConsumerConfig, h natty.Ha
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Process(ctx, cfg, h) }()
+	go func() {
+		err := c.Process(ctx, cfg, h)
+		if err != nil && ctx.Err() == nil {
+			t.Logf("Process ended by itself: %v", err)
+		}
+		done <- err
+	}()
 	stop = sync.OnceValue(func() error {
 		cancel()
 		select {

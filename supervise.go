@@ -2,7 +2,6 @@ package natty
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -248,7 +247,7 @@ func (s *supervision) look(ctx context.Context, why error) {
 		once, cancel := context.WithTimeout(ctx, apiTimeout)
 		l.err = e.c.refresh(once, &l.durable)
 		cancel()
-		if errors.Is(l.err, jetstream.ErrConsumerNotFound) || errors.Is(l.err, jetstream.ErrStreamNotFound) {
+		if missing(l.err) {
 			l.gone = l.err
 			l.durable, l.healed, l.err = e.heal(ctx, l.durable)
 		}
