@@ -28,6 +28,8 @@ const (
 	codeWrongLastSeq      jetstream.ErrorCode = 10071
 	codeStoreFailed       jetstream.ErrorCode = 10077
 	codeHeaderTooLarge    jetstream.ErrorCode = 10097
+	codeQueueHasConsumer  jetstream.ErrorCode = 10099 // a WorkQueue stream, and one that receives all of it
+	codeQueueOverlap      jetstream.ErrorCode = 10100
 	codeMaxAckPending     jetstream.ErrorCode = 10121
 	codeConsumerExists    jetstream.ErrorCode = 10148
 	codeDuplicateInFlight jetstream.ErrorCode = 10158

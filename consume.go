@@ -204,6 +204,7 @@ type engine struct {
 	exclusive *exclusive
 	puller    *puller
 	reports   *reports
+	removals  removals
 	kick      chan struct{}   // there may be room for more messages
 	base      context.Context //nolint:containedctx // what handlers' ctx are made of
 	endBase   context.CancelCauseFunc
@@ -300,6 +301,7 @@ func (e *engine) ensure(ctx context.Context) error {
 		e.warnOfLimit()
 		e.self = stream + "/" + e.durable.name
 		e.setDurable(e.durable)
+		e.removals.begin(e.durable)
 	}
 	return err
 }
@@ -315,11 +317,17 @@ func (e *engine) warnOfLimit() {
 // setDurable takes note of what the server says about the durable. The supervision's alone.
 func (e *engine) setDurable(d durable) {
 	e.durable = d
+	warning := d.warning()
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	was := e.health.Warning
+	e.health.Warning = warning
 	e.health.Stream = d.stream
 	e.health.AckFloor = d.floor
 	e.health.Pending, e.health.AckPending, e.health.MaxAckPending = d.waiting, d.unacked, d.config.MaxAckPending
+	e.mu.Unlock()
+	if warning != "" && was == "" {
+		e.report(fmt.Errorf("natty: consumer %q: %s", d.name, warning))
+	}
 }
 
 // work handles messages until there are no more.
@@ -347,6 +355,9 @@ func (e *engine) receive(m *nats.Msg) {
 	h.Context = e.base
 	h.d, _ = parseDelivery(m.Reply)
 	h.d.Last = e.last(h.d)
+	if h.d.Attempt > 1 {
+		e.removals.came(h.d.Sequence)
+	}
 	h.key = e.keyOf(m)
 	e.lastMessage.Store(e.puller.heard.Load())
 	if e.forAnother(m) {

@@ -739,6 +739,7 @@ func TestConsumerThatCannotWorkSaysWhyAtOnce(t *testing.T) {
 		"two streams":              {natty.ConsumerConfig{Subjects: []string{">"}, Durable: "d"}, []string{`">"`, "S", "T", "stream_name"}},
 		"subjects of two streams":  {natty.ConsumerConfig{Subjects: []string{"s.a", "t.a"}, Durable: "d"}, []string{`"t.a"`, "one consumer for each"}},
 		"several without durable":  {subjects("s.a", "s.b"), []string{"Durable", "several subjects"}},
+		"overlapping filters":      {natty.ConsumerConfig{Subjects: []string{"s.a", "s.*"}, Durable: "d"}, []string{`"s.*"`, `overlaps with "s.a"`}},
 		"durable with a dot":       {with(func(c *natty.ConsumerConfig) { c.Durable = "a.b" }), []string{`"a.b"`, "consumer_group", "letters"}},
 		"durable too long":         {with(func(c *natty.ConsumerConfig) { c.Durable = strings.Repeat("x", 300) }), []string{"255"}},
 		"negative concurrency":     {with(func(c *natty.ConsumerConfig) { c.Concurrency = -1 }), []string{"concurrency", "-1", "negative"}},

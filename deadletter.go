@@ -117,7 +117,7 @@ func (c *Client) checkDeadLetter(ctx context.Context, cfg ConsumerConfig, d dura
 		filters = []string{">"}
 	}
 	for _, f := range filters {
-		if matches(f, cfg.DeadLetter) {
+		if covers(f, cfg.DeadLetter) {
 			return &ConfigError{
 				Field: "dead_letter", Value: cfg.DeadLetter,
 				Reason: fmt.Sprintf("is received by the consumer itself (filter %q), which would handle its own dead letters; take a subject outside of its filters", f),

@@ -32,6 +32,11 @@ type durable struct {
 	pin           string                   // of the active instance, if the durable is Exclusive
 	unacked       int                      // delivered to anyone and not settled
 	waiting       uint64                   // not delivered yet
+	created       time.Time
+	delivered     uint64 // the highest sequence of the stream that was
+	deliveries    uint64 // with repetitions
+	first         uint64 // the first sequence that the stream has
+	whole         bool   // it receives all that is in the stream
 }
 
 // ackWait is how long the server waits for a sign of life of a message before it delivers it again. BackOff,
@@ -145,6 +150,9 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg, set)) },
 		accept: func(have map[string]any) error { return acceptDurable(cfg, have, want) },
 	})
+	if code := errorCode(err); code == codeQueueOverlap || code == codeQueueHasConsumer {
+		return d, c.explainOverlap(ctx, stream, cfg, err)
+	}
 	if err != nil {
 		return d, err
 	}
@@ -154,6 +162,20 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 	return d, nil
 }
 
+// filters are the subjects that the durable receives; none means all.
+func (d durable) filters() []string {
+	if d.config.FilterSubject != "" {
+		return []string{d.config.FilterSubject}
+	}
+	return d.config.FilterSubjects
+}
+
+// sequences are where a durable is: in the stream, and in its own count of deliveries.
+type sequences struct {
+	Sequence uint64 `json:"stream_seq"`
+	Count    uint64 `json:"consumer_seq"`
+}
+
 // refresh reads what the server knows about d.
 func (c *Client) refresh(ctx context.Context, d *durable) error {
 	var stream streamInfo
@@ -161,20 +183,21 @@ func (c *Client) refresh(ctx context.Context, d *durable) error {
 		return err
 	}
 	var info struct {
-		Config jetstream.ConsumerConfig `json:"config"`
-		Floor  struct {
-			Sequence uint64 `json:"stream_seq"`
-			Count    uint64 `json:"consumer_seq"`
-		} `json:"ack_floor"`
-		Unacked int       `json:"num_ack_pending"`
-		Waiting uint64    `json:"num_pending"`
-		Groups  pinGroups `json:"priority_groups"`
+		Config    jetstream.ConsumerConfig `json:"config"`
+		Created   time.Time                `json:"created"`
+		Floor     sequences                `json:"ack_floor"`
+		Delivered sequences                `json:"delivered"`
+		Unacked   int                      `json:"num_ack_pending"`
+		Waiting   uint64                   `json:"num_pending"`
+		Groups    pinGroups                `json:"priority_groups"`
 	}
 	err := c.query(ctx, "CONSUMER.INFO."+d.stream+"."+d.name, nil, &info)
 	if err == nil {
 		d.streamCreated = stream.Created
 		d.config, d.floor, d.unacked, d.waiting = info.Config, info.Floor.Sequence, info.Unacked, info.Waiting
 		d.floorCount, d.pin = info.Floor.Count, info.Groups.pin()
+		d.created, d.delivered, d.deliveries = info.Created, info.Delivered.Sequence, info.Delivered.Count
+		d.first, d.whole = stream.State.FirstSeq, receivesAll(d.filters(), stream.Config.Subjects)
 	}
 	return err
 }
@@ -221,6 +244,13 @@ func (cfg ConsumerConfig) validate() error {
 	for _, s := range cfg.Subjects {
 		if wrong := validFilter(s); wrong != "" {
 			return &ConfigError{Field: "subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
+		}
+	}
+	for i, s := range cfg.Subjects {
+		for _, other := range cfg.Subjects[:i] {
+			if overlap(s, other) {
+				return &ConfigError{Field: "subjects", Value: s, Reason: fmt.Sprintf("overlaps with %q; give subjects that have none in common", other)}
+			}
 		}
 	}
 	if err := cmp.Or(cfg.validateNames(), cfg.validateOrder()); err != nil {

@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"slices"
@@ -55,7 +56,24 @@ type ConsumerHealth struct {
 	// BlockedBy is the key of OrderBy for whose failing message most others wait, Blocked how many they are.
 	BlockedBy string `json:"blocked_by,omitempty"`
 	Blocked   int    `json:"blocked,omitempty"`
+	// Removed counts the messages that the stream removed before they were handled, as far as that was seen.
+	Removed uint64 `json:"removed,omitempty"`
+	// Warning is what keeps the server from delivering, or soon will: AckPending at 80% of MaxAckPending, or a durable
+	// that somebody has paused.
+	Warning   string `json:"warning,omitempty"`
 	LastError string `json:"last_error,omitempty"`
+}
+
+// warning says what keeps the server from delivering messages of d, or soon will.
+func (d durable) warning() string {
+	switch until := d.config.PauseUntil; {
+	case until != nil && until.After(time.Now()):
+		return "the durable is paused until " + until.Format(time.RFC3339)
+	case d.config.MaxAckPending > 0 && 5*d.unacked >= 4*d.config.MaxAckPending:
+		return fmt.Sprintf("%d messages are delivered and not settled, and at %d (the durable's max_ack_pending) the server delivers nothing more; messages that wait for a retry count as well",
+			d.unacked, d.config.MaxAckPending)
+	}
+	return ""
 }
 
 // Health returns how the Client is.

@@ -154,6 +154,7 @@ func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests boo
 		after = 0 // at the end: later than those of its key, it would come out of order
 	}
 	e.dispatch.letGo(h)
+	e.removals.retried(h.d.Sequence, after)
 	return e.tell(answer{msg: h.msg, kind: nak, after: after}), false
 }
 

@@ -60,20 +60,20 @@ func hasToken(s, token string) bool {
 	return false
 }
 
-// matches reports whether a filter, wildcards allowed, receives a subject.
-func matches(filter, subject string) bool {
-	for filter != "" && subject != "" {
-		var f, s string
+// covers reports whether a filter receives a subject, or every subject that another filter does.
+func covers(filter, other string) bool {
+	for filter != "" && other != "" {
+		var f, o string
 		f, filter, _ = strings.Cut(filter, ".")
 		if f == ">" {
 			return true
 		}
-		s, subject, _ = strings.Cut(subject, ".")
-		if f != "*" && f != s {
+		o, other, _ = strings.Cut(other, ".")
+		if o == ">" || f != "*" && f != o {
 			return false
 		}
 	}
-	return filter == "" && subject == ""
+	return filter == "" && other == ""
 }
 
 // publishable returns a ConfigError for a subject that cannot be published to.

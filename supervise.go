@@ -288,6 +288,7 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 		e.epoch.Add(1)
 	}
 	e.setDurable(l.durable)
+	e.reportRemovals()
 	e.puller.limit(l.durable.config)
 	if l.why != nil || l.gone != nil {
 		s.pause()
