@@ -100,7 +100,12 @@ func process(t testing.TB, c *natty.Client, cfg natty.ConsumerConfig, h natty.Ha
 			return fmt.Errorf("Process did not return within %v", patience)
 		}
 	})
-	t.Cleanup(func() { _ = stop() })
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("when it failed: %+v", c.Health())
+		}
+		_ = stop()
+	})
 	return stop
 }
 
