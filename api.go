@@ -31,6 +31,7 @@ const (
 	codeQueueHasConsumer  jetstream.ErrorCode = 10099 // a WorkQueue stream, and one that receives all of it
 	codeQueueOverlap      jetstream.ErrorCode = 10100
 	codeMaxAckPending     jetstream.ErrorCode = 10121
+	codeNoConsumer        jetstream.ErrorCode = 10149
 	codeConsumerExists    jetstream.ErrorCode = 10148
 	codeDuplicateInFlight jetstream.ErrorCode = 10158
 	codeConcurrentLastSeq jetstream.ErrorCode = 10164

@@ -40,7 +40,7 @@ func (e *engine) heal(ctx context.Context, lost durable) (durable, string, error
 // missing reports that the stream or the durable is not there. A durable may be gone again just after it was made: to the
 // request that makes it, one that is being deleted still is there (server 2.15).
 func missing(err error) bool {
-	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound)
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || errorCode(err) == codeNoConsumer
 }
 
 // serverFault reports that the server failed where there was nothing wrong with the request. It fails for a moment to make
