@@ -28,7 +28,8 @@ type process struct {
 	killed bool
 }
 
-// start starts this program twice again, as instances. When ctx ends they are stopped as by stop, and killed if they do not heed it.
+// start starts this program twice again, as instances. When ctx ends they are stopped as by stop, and killed if they do not
+// heed that within ten seconds.
 func start(ctx context.Context, cfg natty.Config, stream string, out io.Writer) (*pair, error) {
 	self, err := os.Executable()
 	if err != nil {
