@@ -196,7 +196,8 @@ func (c *Client) shutdown(ctx context.Context) {
 	case ctx.Err() != nil:
 		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
 	case c.link.up.Load():
-		if err := c.flush(ctx); err != nil && c.link.up.Load() {
+		// A connection that was lost meanwhile took nothing along that is not known to be; one that Close gave up may have.
+		if err := c.flush(ctx); err != nil && (c.link.up.Load() || ctx.Err() != nil) {
 			c.closeErr = fmt.Errorf("natty: close: what was sent last may not have reached the server: %w", err)
 		}
 	}
