@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// limit is one line of the second table: what this process takes of the machine while it consumes, with natty and with
+// limit is one line of the first table: what this process takes of the machine while it consumes, with natty and with
 // nats.go. It is measured once.
 type limit struct {
 	name       string
@@ -65,7 +65,7 @@ func runLimits(ctx context.Context, url string, s settings, out io.Writer) (exce
 			continue
 		}
 		if head {
-			fmt.Fprintf(out, "\nwhat this process takes, measured once\n\n%-14s %10s %10s %10s\n", "", "natty", "raw", "limit")
+			fmt.Fprintf(out, "what this process takes, measured once\n\n%-14s %10s %10s %10s\n", "", "natty", "raw", "limit")
 			head = false
 		}
 		if s.messages > 0 && l.backlog > 0 {
@@ -87,6 +87,9 @@ func runLimits(ctx context.Context, url string, s settings, out io.Writer) (exce
 			exceeded++
 		}
 		fmt.Fprintf(out, "%-14s %10.2f %10.2f %10.2f %-3s  %s\n", l.name, took[0], took[1], l.most, l.unit, passOr("above", above))
+	}
+	if !head {
+		fmt.Fprintln(out)
 	}
 	return exceeded, nil
 }
@@ -110,7 +113,7 @@ func (l limit) run(ctx context.Context, url, stream string, idle time.Duration) 
 		w.side, w.name = side, [...]string{"natty", "raw"}[i]
 		label(ctx, l.name, w.name, func(ctx context.Context) {
 			if w.client, err = connect(ctx, url, w.name); err == nil {
-				debug.FreeOSMemory() // what the rows and the filling left: it is in none of the numbers, nor is giving it back
+				debug.FreeOSMemory() // what was there before: it is in none of the numbers, nor is giving it back
 				took[i], err = l.measure(ctx, w)
 				w.close(ctx)
 			}

@@ -44,7 +44,7 @@ var rows = []row{
 	},
 	{name: "1 ms", messages: 500, prefilled: true, natty: process(oneByOne, oneMillisecond), raw: consume(oneMillisecond)},
 	{ // 64 times the messages of the other side, so that both take about as long
-		name: "1 ms x64", target: 50, messages: 64 * 500, rawMessages: 500, prefilled: true,
+		name: "1 ms x64", target: 50, messages: 64 * 1000, rawMessages: 1000, prefilled: true,
 		natty: process(by64, oneMillisecond), raw: consume(oneMillisecond),
 	},
 	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consume(nothing)},
