@@ -15,16 +15,20 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Nothing here asserts a speed: that is for the program, on a machine that is at rest.
-func TestEveryRowCountsEveryMessage(t *testing.T) {
+func TestEveryRowCountsEveryMessageAndEveryLimitIsMeasured(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // where the server keeps its store
 	profile := filepath.Join(t.TempDir(), "cpu")
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"-rounds", "2", "-messages", "300", "-cpuprofile", profile}, &out))
+	args := []string{"-rounds", "2", "-messages", "300", "-idle", "50ms", "-cpuprofile", profile}
+	require.NoError(t, run(t.Context(), args, &out))
 	t.Log(out.String())
 	for _, r := range rows {
 		line := regexp.MustCompile(`(?m)^` + r.name + ` .*$`).FindString(out.String())
 		require.NotEmpty(t, line, "no line for %s", r.name)
 		require.Equal(t, r.target > 0, strings.Contains(line, "PASS") || strings.Contains(line, "below"), line)
+	}
+	for _, l := range limits {
+		require.Regexp(t, `(?m)^`+l.name+` .*(PASS|above|not measured.*)$`, out.String())
 	}
 	require.FileExists(t, profile)
 	left, err := os.ReadDir(os.TempDir())
@@ -40,9 +44,16 @@ func TestOnlyTheRowsThatWereAskedForAreRun(t *testing.T) {
 	require.NotContains(t, out.String(), "Process")
 }
 
+func TestCheckFailsWhenATargetIsMissed(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	// Ten messages do not occupy 64 handlers.
+	err := run(t.Context(), []string{"-rounds", "1", "-messages", "10", "-row", "1 ms x64", "-check"}, &bytes.Buffer{})
+	require.ErrorContains(t, err, "miss a target: 1,")
+}
+
 func TestWrongFlagsAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-messages", "-1"}, {"-row", "("}, {"-none"}, {"Publish"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-messages", "-1"}, {"-idle", "0"}, {"-row", "("}, {"-none"}, {"Publish"}} {
 		require.Error(t, run(t.Context(), args, &bytes.Buffer{}), args)
 	}
 }
@@ -60,4 +71,9 @@ func TestMediansAndRatiosArePairedWithinRounds(t *testing.T) {
 	require.True(t, res.below())
 	res.row.target = 0
 	require.False(t, res.below())
+	require.False(t, res.above(), "seven allocations, and no limit")
+	res.row.maxAllocs = 7
+	require.False(t, res.above())
+	res.row.maxAllocs = 6
+	require.True(t, res.above())
 }

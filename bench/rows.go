@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,11 +16,13 @@ import (
 
 // row is one line of the table: the same work done with natty and with nats.go.
 type row struct {
-	name       string
-	target     float64 // the least ratio of natty's throughput to raw's; 0: for information only
-	messages   int     // per measurement: for about half a second
-	prefilled  bool    // the stream holds the messages, for a consumer named durable
-	natty, raw side
+	name        string
+	target      float64 // the least ratio of natty's throughput to raw's; 0: for information only
+	maxAllocs   float64 // the most allocations a message with natty; 0: for information only
+	messages    int     // per measurement: for about half a second
+	rawMessages int     // of the raw side, if others
+	prefilled   bool    // the stream holds the messages, to consume them
+	natty, raw  side
 }
 
 // side does a row's work for t.messages messages, and calls t.done when the last one is through.
@@ -31,10 +34,29 @@ var rows = []row{
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
 	{name: "x1, both ids", messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublishWithID)},
 	{name: "Publish x64", target: 1.00, messages: 30_000, natty: publishers(64, nattyPublish), raw: publishers(64, rawPublish)},
-	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{}), raw: rawConsume},
-	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Exclusive: true}), raw: rawConsume},
-	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Concurrency: 64}), raw: rawWorkers(64)},
+	{
+		name: "Process", target: 1.00, maxAllocs: 8, messages: 100_000, prefilled: true,
+		natty: process(oneByOne, nothing), raw: consume(nothing),
+	},
+	{
+		name: "Process x64", target: 1.00, maxAllocs: 8, messages: 100_000, prefilled: true,
+		natty: process(by64, nothing), raw: consumeWorkers(64),
+	},
+	{name: "1 ms", messages: 500, prefilled: true, natty: process(oneByOne, oneMillisecond), raw: consume(oneMillisecond)},
+	{ // 64 times the messages of the other side, so that both take about as long
+		name: "1 ms x64", target: 50, messages: 64 * 1000, rawMessages: 1000, prefilled: true,
+		natty: process(by64, oneMillisecond), raw: consume(oneMillisecond),
+	},
+	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consume(nothing)},
+	{name: "Excl, AckNone", target: 0.85, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consumeAckNone},
+	{name: "ProcessBatch", target: 1.00, messages: 100_000, prefilled: true, natty: processBatch(500), raw: fetch(500)},
 }
+
+var (
+	oneByOne natty.ConsumerConfig
+	by64     = natty.ConsumerConfig{Concurrency: 64}
+	alone    = natty.ConsumerConfig{Exclusive: true}
+)
 
 // publishers shares the messages out to n goroutines.
 func publishers(n int, publish func(ctx context.Context, c client) error) side {
@@ -82,36 +104,69 @@ func (c *counter) count() {
 	}
 }
 
-func nattyProcess(cfg natty.ConsumerConfig) side {
+// What a handler does with a message.
+func nothing()        {}
+func oneMillisecond() { time.Sleep(time.Millisecond) }
+
+func process(cfg natty.ConsumerConfig, work func()) side {
 	return func(ctx context.Context, t *trial) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		c := counter{end: func() { t.done(); cancel() }}
-		c.left.Store(int64(t.messages))
-		cfg.Subjects, cfg.Durable = []string{subject}, durable
-		err := t.natty.Process(ctx, cfg, func(context.Context, *nats.Msg) error {
-			c.count()
-			return nil
+		return t.untilCounted(ctx, func(ctx context.Context, c *counter) error {
+			cfg := cfg // several sides run at once
+			cfg.Subjects, cfg.Durable = []string{subject}, t.durable
+			return t.natty.Process(ctx, cfg, func(context.Context, *nats.Msg) error {
+				work()
+				c.count()
+				return nil
+			})
 		})
-		return errors.Join(err, c.missing(ctx))
 	}
 }
 
-// missing reports that the consumer ended before the last message.
-func (c *counter) missing(ctx context.Context) error {
+func processBatch(size int) side {
+	return func(ctx context.Context, t *trial) error {
+		return t.untilCounted(ctx, func(ctx context.Context, c *counter) error {
+			cfg := natty.BatchConfig{Size: min(size, t.messages)} // a batch that cannot become full would wait
+			cfg.Subjects, cfg.Durable = []string{subject}, t.durable
+			return t.natty.ProcessBatch(ctx, cfg, func(_ context.Context, msgs []*nats.Msg) error {
+				for range msgs {
+					c.count()
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// untilCounted ends a consumer of natty's when t.messages have been counted.
+func (t *trial) untilCounted(ctx context.Context, consume func(ctx context.Context, c *counter) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := counter{end: func() { t.done(); cancel() }}
+	c.left.Store(int64(t.messages))
+	err := consume(ctx, &c)
 	if c.left.Load() > 0 {
-		return errors.Join(errors.New("ended too early"), ctx.Err())
+		return errors.Join(errors.New("ended too early"), err, ctx.Err())
 	}
-	return nil
+	return err
 }
 
-// rawConsume is what nats.go offers for the same: its Consume with its defaults, and an Ack for each message.
-func rawConsume(ctx context.Context, t *trial) error {
-	return consumeRaw(ctx, t, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) })
+// consume is what nats.go offers for the same as Process: its Consume with its defaults, and an Ack for each message.
+func consume(work func()) side {
+	return func(ctx context.Context, t *trial) error {
+		return consumeRaw(ctx, t, jetstream.AckExplicitPolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
+			work()
+			handled(msg)
+		})
+	}
 }
 
-// rawWorkers hands what Consume brings to n goroutines.
-func rawWorkers(n int) side {
+// consumeAckNone is Consume without acknowledgements: what a process had when it died is lost.
+func consumeAckNone(ctx context.Context, t *trial) error {
+	return consumeRaw(ctx, t, jetstream.AckNonePolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) })
+}
+
+// consumeWorkers hands what Consume brings to n goroutines.
+func consumeWorkers(n int) side {
 	return func(ctx context.Context, t *trial) error {
 		work := make(chan func(), n)
 		var wg sync.WaitGroup
@@ -124,16 +179,14 @@ func rawWorkers(n int) side {
 		}
 		defer wg.Wait()
 		defer close(work)
-		return consumeRaw(ctx, t, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
+		return consumeRaw(ctx, t, jetstream.AckExplicitPolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
 			work <- func() { handled(msg) }
 		})
 	}
 }
 
-func consumeRaw(ctx context.Context, t *trial, deliver func(jetstream.Msg, func(jetstream.Msg))) error {
-	consumer, err := t.js.CreateOrUpdateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
-		Durable: durable, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy,
-	})
+func consumeRaw(ctx context.Context, t *trial, policy jetstream.AckPolicy, deliver func(jetstream.Msg, func(jetstream.Msg))) error {
+	consumer, err := t.consumer(ctx, policy)
 	if err != nil {
 		return err
 	}
@@ -142,6 +195,10 @@ func consumeRaw(ctx context.Context, t *trial, deliver func(jetstream.Msg, func(
 	c.left.Store(int64(t.messages))
 	failed := make(chan error, 1)
 	handled := func(msg jetstream.Msg) {
+		if policy == jetstream.AckNonePolicy {
+			c.count()
+			return
+		}
 		if err := msg.Ack(); err != nil {
 			select {
 			case failed <- err:
@@ -165,4 +222,38 @@ func consumeRaw(ctx context.Context, t *trial, deliver func(jetstream.Msg, func(
 	consuming.Stop()
 	<-closed
 	return err
+}
+
+// fetch is what nats.go offers for batches: one Fetch after the other, and an Ack for each message.
+func fetch(size int) side {
+	return func(ctx context.Context, t *trial) error {
+		consumer, err := t.consumer(ctx, jetstream.AckExplicitPolicy)
+		if err != nil {
+			return err
+		}
+		for left := t.messages; left > 0; {
+			batch, err := consumer.Fetch(min(size, left))
+			if err != nil {
+				return err
+			}
+			for msg := range batch.Messages() {
+				if err := msg.Ack(); err != nil {
+					return err
+				}
+				left--
+			}
+			if err := errors.Join(batch.Error(), ctx.Err()); err != nil {
+				return err
+			}
+		}
+		t.done()
+		return nil
+	}
+}
+
+// consumer makes the durable for nats.go.
+func (t *trial) consumer(ctx context.Context, policy jetstream.AckPolicy) (jetstream.Consumer, error) {
+	return t.js.CreateOrUpdateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
+		Durable: t.durable, FilterSubject: subject, AckPolicy: policy,
+	})
 }
