@@ -40,7 +40,7 @@ type job struct {
 	Consumer  natty.ConsumerConfig
 	PinnedTTL time.Duration
 	Work      time.Duration // a handler takes up to twice as long
-	Poison    string        // the body of a message that ends the process
+	Poison    []string      // the bodies of messages that end the process
 }
 
 // event is what a worker tells of a message.
@@ -113,7 +113,7 @@ func (j job) handler(c *natty.Client) natty.Handler {
 			last, at = d, time.Now()
 		}
 		tell("begun", d, floor)
-		if j.Poison != "" && string(msg.Data) == j.Poison {
+		if slices.Contains(j.Poison, string(msg.Data)) {
 			if d.Attempt%2 == 0 {
 				os.Exit(0)
 			}
@@ -353,24 +353,43 @@ func (c *crew) checkRepeats() (repeats, oldest int) {
 	return repeats, oldest
 }
 
-func TestMessageThatKillsItsProcessesGoesToTheDeadLettersAndAllOthersAreHandled(t *testing.T) {
+// A process that dies adds a delivery to all that it held, and not to the message alone that killed it.
+func TestMessagesThatKillTheirProcessesGoToTheDeadLettersAndAllOthersAreHandled(t *testing.T) {
 	t.Parallel()
-	server := nattytest.Server(t)
-	c := connectTo(t, server.URL())
-	ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
-	const n = 40
-	fill(t, c, "s", n)
-	crew := newCrew(t, job{Poison: "20", Work: 5 * time.Millisecond, Consumer: natty.ConsumerConfig{
-		Subjects: []string{"s"}, AckWait: 500 * time.Millisecond, MaxDeliver: 1, DeadLetter: "dead",
-	}})
-	deaths := crew.restart(server.URL(), func() bool { return len(letters(t, c, "dead")) > 0 && settled(c, "S", "test_s")() })
-	assert.Equal(t, n-1, crew.handled())
-	all := letters(t, c, "dead")
-	require.Len(t, all, 1)
-	assert.EqualValues(t, 21, all[0].Sequence)
-	assert.Contains(t, all[0].Reason, "it may kill the process")
-	assert.Equal(t, 7, deaths)
+	for name, tc := range map[string]struct {
+		n           int
+		poison      []string
+		concurrency int
+		work        time.Duration
+	}{
+		"beside others that take longer":          {n: 40, poison: []string{"20"}, concurrency: 4, work: 50 * time.Millisecond},
+		"several, before others that are waiting": {n: 4000, poison: []string{"500", "501", "505"}, concurrency: 1, work: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := nattytest.Server(t)
+			c := connectTo(t, server.URL())
+			ensure(t, c, "S", "s")
+			ensure(t, c, "DEAD", "dead")
+			fillAsync(t, c, "s", tc.n)
+			crew := newCrew(t, job{Poison: tc.poison, Work: tc.work, Consumer: natty.ConsumerConfig{
+				Subjects: []string{"s"}, Concurrency: tc.concurrency, AckWait: 500 * time.Millisecond, MaxDeliver: 1, DeadLetter: "dead",
+			}})
+			deaths := crew.restart(server.URL(), func() bool {
+				return settled(c, "S", "test_s")() && len(letters(t, c, "dead"))+crew.handled() >= tc.n
+			})
+			all := letters(t, c, "dead")
+			var given []string
+			for _, l := range all {
+				given = append(given, string(l.Data))
+				assert.Contains(t, l.Reason, "it may kill the process")
+			}
+			assert.ElementsMatch(t, tc.poison, given)
+			assert.Equal(t, tc.n-len(tc.poison), crew.handled())
+			assert.GreaterOrEqual(t, deaths, 2*1+5)
+			t.Logf("%d deaths", deaths)
+		})
+	}
 }
 
 // restart keeps a worker running until done holds, and returns how many ended by themselves.
@@ -400,7 +419,7 @@ func TestExclusiveMessageThatKillsItsProcessesGoesToTheDeadLetters(t *testing.T)
 	fill(t, c, "s", n)
 	cfg := exclusively("s")
 	cfg.AckWait, cfg.MaxDeliver, cfg.DeadLetter = 500*time.Millisecond, 1, "dead"
-	crew := newCrew(t, job{Poison: "30", PinnedTTL: time.Second, Consumer: cfg})
+	crew := newCrew(t, job{Poison: []string{"30"}, PinnedTTL: time.Second, Consumer: cfg})
 	deaths := crew.restart(server.URL(), func() bool { return crew.handled() == n-1 && settled(c, "S", "test_s")() })
 	all := letters(t, c, "dead")
 	require.Len(t, all, 1, "the innocent ones before it are not given up")

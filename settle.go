@@ -43,6 +43,9 @@ func readable(err error) (safe error) {
 
 // leave takes a settled message off, and hands back what cannot follow it here.
 func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
+	if h.doubtful && e.c.link.up.Load() {
+		_ = e.c.nc.FlushTimeout(endGrace) // the next one may kill this process, with the verdict still in it
+	}
 	back := e.dispatch.done(h, took, byHandler)
 	if len(back) == 0 {
 		return
@@ -54,9 +57,13 @@ func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
 }
 
 // condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
-// must be what kills the processes that handle it.
+// must be what kills the processes that handle it. Of several that come together this is the first, see doubt: the others
+// are tried once more.
 func (e *engine) condemned(h *held) error {
-	if limit := e.cfg.MaxDeliver; limit == 0 || h.d.Attempt <= 2*limit+5 {
+	if e.cfg.MaxDeliver == 0 || h.d.Attempt <= deliveryLimit(e.cfg.MaxDeliver) {
+		return nil
+	}
+	if e.exclusive == nil && !e.doomed.CompareAndSwap(0, h.d.Sequence) && e.doomed.Load() != h.d.Sequence {
 		return nil
 	}
 	return Permanent(fmt.Errorf("delivered %d times and never settled: it may kill the process that handles it", h.d.Attempt-1))
