@@ -70,9 +70,8 @@ type ConsumerConfig struct {
 	AckWait time.Duration `json:"ack_wait,omitempty"`
 	// MaxDeliver makes a failure final at this delivery or a later one: the message goes to DeadLetter. Deliveries are
 	// counted by the server, and a hand-back at a shutdown is one too; a message that did not fail is not
-	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is taken for one that kills its
-	// process, and goes to DeadLetter without being handled. Messages that come near to that are handled one at a
-	// time, which tells it from those that died with it. 0: for ever.
+	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is tried once more, apart from others like
+	// it, and when it still comes again it is taken for one that kills its process, and goes to DeadLetter. 0: for ever.
 	MaxDeliver int `json:"max_deliver,omitempty"`
 	// DeadLetter is the subject that gets a copy of what is given up (Permanent, or MaxDeliver) before it is taken off. It
 	// must be in a stream, and not among what the consumer receives itself. Required when MaxDeliver is set; without it
@@ -213,8 +212,6 @@ type engine struct {
 	// epoch counts the streams of this name. Sequences begin anew with each, so that a verdict on a message of an older one
 	// would be taken for one of another message.
 	epoch atomic.Int64
-	// doomed is the message that was given up for its deliveries, if any; see condemned.
-	doomed atomic.Uint64
 
 	// mu guards what follows.
 	mu     sync.Mutex

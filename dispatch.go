@@ -128,14 +128,15 @@ func (d *dispatch) followLocked(key string) {
 	d.readyLocked(h)
 }
 
-// nextBatch waits for a message, and then until there are size of them or wait is over; false when closed.
+// nextBatch waits for a message, and then until there are size of them or wait is over; false when closed. A doubtful
+// message is a batch of its own.
 func (d *dispatch) nextBatch(size int, wait time.Duration) ([]*held, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.ready.n == 0 && !d.closed {
+	for d.beginnableLocked() == 0 && !d.closed {
 		d.wake.Wait()
 	}
-	n, over := d.batchLocked(size)
+	over := d.ready.n >= size || d.doubt.waiting.n > 0
 	if !over && !d.closed {
 		timer := time.AfterFunc(wait, func() {
 			d.mu.Lock()
@@ -144,19 +145,16 @@ func (d *dispatch) nextBatch(size int, wait time.Duration) ([]*held, bool) {
 			d.wake.Broadcast()
 		})
 		defer timer.Stop()
-		for complete := false; !complete && !d.closed && !over; n, complete = d.batchLocked(size) {
+		for d.ready.n < size && d.doubt.waiting.n == 0 && !d.closed && !over {
 			d.wake.Wait()
 		}
 	}
 	if d.closed {
 		return nil, false
 	}
-	batch := make([]*held, n) // none, if another worker was faster
+	batch := make([]*held, min(size, d.beginnableLocked())) // none, if another worker was faster
 	for i := range batch {
-		h := d.ready.head
-		d.ready.remove(h)
-		d.running.push(h)
-		batch[i] = h
+		batch[i] = d.beginLocked()
 	}
 	return batch, true
 }
@@ -172,16 +170,13 @@ func (d *dispatch) letGo(h *held) {
 func (d *dispatch) next() (*held, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.ready.n == 0 && !d.closed {
+	for d.beginnableLocked() == 0 && !d.closed {
 		d.wake.Wait()
 	}
 	if d.closed {
 		return nil, false
 	}
-	h := d.ready.head
-	d.ready.remove(h)
-	d.running.push(h)
-	return h, true
+	return d.beginLocked(), true
 }
 
 // done takes off a message that was handled in took, and was settled; byHandler if the handler did that. It

@@ -383,10 +383,11 @@ func TestMessagesThatKillTheirProcessesGoToTheDeadLettersAndAllOthersAreHandled(
 			for _, l := range all {
 				given = append(given, string(l.Data))
 				assert.Contains(t, l.Reason, "it may kill the process")
+				assert.Greater(t, l.Deliveries, 2*1+5+1)
 			}
 			assert.ElementsMatch(t, tc.poison, given)
 			assert.Equal(t, tc.n-len(tc.poison), crew.handled())
-			assert.GreaterOrEqual(t, deaths, 2*1+5)
+			assert.Greater(t, deaths, 5, "or nearly as many: a slow machine lets AckWait pass")
 			t.Logf("%d deaths", deaths)
 		})
 	}

@@ -56,19 +56,6 @@ func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
 	e.dispatch.handedBack()
 }
 
-// condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
-// must be what kills the processes that handle it. Of several that come together this is the first, see doubt: the others
-// are tried once more.
-func (e *engine) condemned(h *held) error {
-	if e.cfg.MaxDeliver == 0 || h.d.Attempt <= deliveryLimit(e.cfg.MaxDeliver) {
-		return nil
-	}
-	if e.exclusive == nil && !e.doomed.CompareAndSwap(0, h.d.Sequence) && e.doomed.Load() != h.d.Sequence {
-		return nil
-	}
-	return Permanent(fmt.Errorf("delivered %d times and never settled: it may kill the process that handles it", h.d.Attempt-1))
-}
-
 // errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.
 var errGoexit = errors.New("the handler ended its goroutine")
 
