@@ -39,7 +39,8 @@ type job struct {
 	URL       string
 	Consumer  natty.ConsumerConfig
 	PinnedTTL time.Duration
-	Work      time.Duration // a handler takes up to twice as long
+	Work      time.Duration // a handler takes up to twice as long,
+	Long      time.Duration // and one of two thousand so much longer
 	Poison    []string      // the bodies of messages that end the process
 }
 
@@ -119,7 +120,11 @@ func (j job) handler(c *natty.Client) natty.Handler {
 			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
-		err := works(rand.N(2*j.Work+1))(ctx, msg)
+		work := rand.N(2*j.Work + 1)
+		if d.Sequence%2000 == 700 {
+			work += j.Long
+		}
+		err := works(work)(ctx, msg)
 		if err != nil {
 			tell("failed", d, notAsked)
 			return err
@@ -520,7 +525,7 @@ func TestExclusiveProcessesSurviveChaos(t *testing.T) {
 }
 
 func chaosOfProcesses(t *testing.T, random *rand.Rand) {
-	const steps = 20
+	const steps, backlog = 20, 500 // so that there is always something that a former owner could go on with
 	server := nattytest.Server(t)
 	c := connectTo(t, server.URL())
 	retention := []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.WorkQueuePolicy, jetstream.InterestPolicy}[random.IntN(3)]
@@ -528,7 +533,7 @@ func chaosOfProcesses(t *testing.T, random *rand.Rand) {
 	require.NoError(t, err)
 	cfg := exclusively("s")
 	cfg.AckWait = time.Second
-	crew := newCrew(t, job{PinnedTTL: pinnedTTL, Work: time.Millisecond, Consumer: cfg})
+	crew := newCrew(t, job{PinnedTTL: pinnedTTL, Work: time.Millisecond, Long: pinnedTTL + pinnedTTL/2, Consumer: cfg})
 	var links [3]*nattytest.Link
 	var workers [3]*worker
 	for i := range links {
@@ -541,6 +546,7 @@ func chaosOfProcesses(t *testing.T, random *rand.Rand) {
 		}
 	})
 	eventually(t, func() bool { _, err := s.Consumer(testCtx(t), "test_s"); return err == nil }, "the durable is there")
+	fillAsync(t, c, "s", backlog)
 	endPublishing := publishSteadily(t, c)
 	done := map[string]int{}
 	for range steps {
@@ -567,7 +573,7 @@ func chaosOfProcesses(t *testing.T, random *rand.Rand) {
 		}
 		<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond))))
 	}
-	n := endPublishing()
+	n := backlog + endPublishing()
 	for i, w := range workers {
 		links[i].Thaw()
 		w.resume()
