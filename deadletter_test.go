@@ -156,24 +156,72 @@ func TestHandBacksAloneNeverCondemnAMessage(t *testing.T) {
 	}
 }
 
-func TestMessageThatKillsItsProcessIsGivenUpUnseen(t *testing.T) {
-	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
-	fill(t, c, "s", 1)
+// handBackBeyondTheLimit makes a durable, and hands the message of S back as often as one is delivered with MaxDeliver 1
+// that nobody says anything about; as if a process had died each time.
+func handBackBeyondTheLimit(t *testing.T, c *natty.Client, s jetstream.Stream) {
+	t.Helper()
 	cons, err := s.CreateConsumer(testCtx(t), jetstream.ConsumerConfig{Durable: "test_s", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "s", MaxDeliver: -1})
 	require.NoError(t, err)
-	for range 2*1 + 5 { // as if a process had died each time
+	fill(t, c, "s", 1)
+	for range 2*1 + 5 {
 		msg, err := cons.Next()
 		require.NoError(t, err)
 		require.NoError(t, msg.Nak())
 	}
+}
+
+func TestMessageBeyondTheLimitIsTriedOnceMore(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := connectTo(t, server.URL())
+	s := ensure(t, c, "S", "s")
+	ensure(t, c, "DEAD", "dead")
+	handBackBeyondTheLimit(t, c, s)
+	cfg := natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", AckWait: 500 * time.Millisecond}
+	link := nattytest.Proxy(t, server.URL())
+	died := make(chan struct{})
+	process(t, connectTo(t, link.URL()), cfg, func(ctx context.Context, _ *nats.Msg) error {
+		link.Refuse(true)
+		link.Cut()
+		close(died)
+		return nil // nobody hears it
+	})
+	receive(t, died)
+	var seen tally
+	process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
+	eventually(t, func() bool { return len(letters(t, c, "dead")) == 1 }, "it is given up")
+	assert.Contains(t, letters(t, c, "dead")[0].Reason, "delivered 8 times")
+	assert.Zero(t, seen.distinct())
+}
+
+func TestMessageBeyondTheLimitIsHandledIfItIsInnocent(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	s := ensure(t, c, "S", "s")
+	ensure(t, c, "DEAD", "dead")
+	handBackBeyondTheLimit(t, c, s)
 	var seen tally
 	process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead"},
 		func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
-	eventually(t, func() bool { return len(letters(t, c, "dead")) == 1 }, "it is given up")
-	assert.Contains(t, letters(t, c, "dead")[0].Reason, "delivered 7 times")
+	eventually(t, func() bool { return seen.distinct() == 1 }, "it is handled")
+	eventually(t, settled(c, "S", "test_s"), "and acknowledged")
+	assert.Empty(t, letters(t, c, "dead"))
+}
+
+func TestMessageBeyondTheLimitIsGivenUpUnseenWhereItsTrialCannotBeNoted(t *testing.T) {
+	t.Parallel()
+	server := restrict(t, "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.ACK.>", "dead")
+	root := login(t, server.URL(), "root")
+	s := ensure(t, root, "S", "s")
+	ensure(t, root, "DEAD", "dead")
+	handBackBeyondTheLimit(t, root, s)
+	report, errs := onError()
+	var seen tally
+	process(t, login(t, server.URL(), "app"), natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", OnError: report},
+		func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
+	require.ErrorContains(t, receive(t, errs), "CONSUMER.CREATE")
+	eventually(t, func() bool { return len(letters(t, root, "dead")) == 1 }, "it is given up")
+	assert.Contains(t, letters(t, root, "dead")[0].Reason, "delivered 7 times")
 	assert.Zero(t, seen.distinct())
 }
 

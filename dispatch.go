@@ -15,6 +15,7 @@ type dispatch struct {
 	ready   heldList
 	running heldList
 	resting heldList
+	doubt   doubt
 	// behind holds, for each key of which a message is ready, running or resting, those that come after it. nil
 	// when messages are not ordered.
 	behind map[string]*heldList
@@ -48,7 +49,7 @@ func (d *dispatch) allLocked(f func(*held) (more bool)) {
 		}
 		return true
 	}
-	if !each(&d.running) || !each(&d.resting) || !each(&d.ready) {
+	if !each(&d.running) || !each(&d.resting) || !each(&d.ready) || !each(&d.doubt.waiting) {
 		return
 	}
 	for _, l := range d.behind {
@@ -109,8 +110,7 @@ func (d *dispatch) takeLocked(h *held) {
 		}
 		d.behind[h.key] = &heldList{}
 	}
-	d.ready.push(h)
-	d.wake.Signal()
+	d.readyLocked(h)
 }
 
 // followLocked lets the next message of a key run, after one has left. d.mu must be held.
@@ -125,18 +125,18 @@ func (d *dispatch) followLocked(key string) {
 	}
 	h := l.head
 	l.remove(h)
-	d.ready.push(h)
-	d.wake.Signal()
+	d.readyLocked(h)
 }
 
-// nextBatch waits for a message, and then until there are size of them or wait is over; false when closed.
+// nextBatch waits for a message, and then until there are size of them or wait is over; false when closed. A doubtful
+// message is a batch of its own.
 func (d *dispatch) nextBatch(size int, wait time.Duration) ([]*held, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.ready.n == 0 && !d.closed {
+	for d.beginnableLocked() == 0 && !d.closed {
 		d.wake.Wait()
 	}
-	over := d.ready.n >= size
+	over := d.ready.n >= size || d.doubt.waiting.n > 0
 	if !over && !d.closed {
 		timer := time.AfterFunc(wait, func() {
 			d.mu.Lock()
@@ -145,19 +145,16 @@ func (d *dispatch) nextBatch(size int, wait time.Duration) ([]*held, bool) {
 			d.wake.Broadcast()
 		})
 		defer timer.Stop()
-		for d.ready.n < size && !d.closed && !over {
+		for d.ready.n < size && d.doubt.waiting.n == 0 && !d.closed && !over {
 			d.wake.Wait()
 		}
 	}
 	if d.closed {
 		return nil, false
 	}
-	batch := make([]*held, min(size, d.ready.n)) // none, if another worker was faster
+	batch := make([]*held, min(size, d.beginnableLocked())) // none, if another worker was faster
 	for i := range batch {
-		h := d.ready.head
-		d.ready.remove(h)
-		d.running.push(h)
-		batch[i] = h
+		batch[i] = d.beginLocked()
 	}
 	return batch, true
 }
@@ -173,16 +170,13 @@ func (d *dispatch) letGo(h *held) {
 func (d *dispatch) next() (*held, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.ready.n == 0 && !d.closed {
+	for d.beginnableLocked() == 0 && !d.closed {
 		d.wake.Wait()
 	}
 	if d.closed {
 		return nil, false
 	}
-	h := d.ready.head
-	d.ready.remove(h)
-	d.running.push(h)
-	return h, true
+	return d.beginLocked(), true
 }
 
 // done takes off a message that was handled in took, and was settled; byHandler if the handler did that. It
@@ -194,6 +188,7 @@ func (d *dispatch) done(h *held, took time.Duration, byHandler bool) (back []*he
 	d.running.remove(h)
 	d.offLocked(h)
 	d.measureLocked(took)
+	d.triedLocked(h)
 	again := byHandler && h.again != nil
 	if d.closed {
 		if again {
@@ -247,6 +242,7 @@ func (d *dispatch) restFor(h *held, took, pause time.Duration) bool {
 	d.running.remove(h)
 	d.resting.push(h)
 	d.measureLocked(took)
+	d.triedLocked(h)
 	h.rest = time.AfterFunc(pause, func() { d.rested(h) })
 	return true
 }
@@ -259,8 +255,7 @@ func (d *dispatch) rested(h *held) {
 	}
 	h.rest = nil
 	d.resting.remove(h)
-	d.ready.push(h)
-	d.wake.Signal()
+	d.readyLocked(h)
 }
 
 // close ends next for everybody, and returns the messages to hand back now: those that no handler has begun, of
@@ -280,6 +275,7 @@ func (d *dispatch) close() (back []*held) {
 	}
 	back = d.emptyLocked(back, &d.resting)
 	back = d.emptyLocked(back, &d.ready)
+	back = d.emptyLocked(back, &d.doubt.waiting)
 	for key, l := range d.behind {
 		if !runs[key] {
 			back = d.emptyLocked(back, l)

@@ -718,13 +718,7 @@ func TestExclusiveTakesOverADurableOfAWorkQueue(t *testing.T) {
 // other seeds each.
 func TestExclusiveSurvivesChaos(t *testing.T) {
 	t.Parallel()
-	seeds := 3
-	if s := os.Getenv("NATTY_SEEDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		require.NoError(t, err)
-		seeds = n
-	}
-	for seed := range seeds {
+	for seed := range number(t, "NATTY_SEEDS", 3) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
 			chaos(t, rand.New(rand.NewPCG(uint64(seed), 0)))
@@ -760,17 +754,7 @@ func chaos(t *testing.T, random *rand.Rand) {
 	})
 	eventually(t, func() bool { _, err := s.Consumer(testCtx(t), "test_s"); return err == nil }, "the durable is there")
 
-	ctx, end := context.WithCancel(testCtx(t))
-	published := make(chan int, 1)
-	go func() {
-		n := 0
-		for ; ctx.Err() == nil; <-time.After(2 * time.Millisecond) { // not more than can be handled
-			if assert.NoError(t, c.Publish(context.WithoutCancel(ctx), "s", fmt.Append(nil, n))) {
-				n++
-			}
-		}
-		published <- n
-	}()
+	endPublishing := publishSteadily(t, c)
 	for range steps {
 		i := random.IntN(3)
 		all := log.all()
@@ -789,12 +773,43 @@ func chaos(t *testing.T, random *rand.Rand) {
 		}
 		<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond))))
 	}
-	end()
-	n := <-published
+	n := endPublishing()
 	for _, l := range links {
 		l.Thaw()
 	}
 	eventually(t, func() bool { return log.done() == uint64(n) }, "all %d are handled", n)
 	eventually(t, settled(c, "S", "test_s"), "all are acknowledged")
 	t.Logf("%d messages, %d repeated, %v retention", n, log.repeats(), retention)
+}
+
+// publishSteadily publishes, not more than one instance can handle, until the returned function is called, which returns
+// how many messages that came to.
+func publishSteadily(t *testing.T, c *natty.Client) (end func() int) {
+	ctx, cancel := context.WithCancel(testCtx(t))
+	published := make(chan int, 1)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; <-time.After(2 * time.Millisecond) {
+			if assert.NoError(t, c.Publish(context.WithoutCancel(ctx), "s", fmt.Append(nil, n))) {
+				n++
+			}
+		}
+		published <- n
+	}()
+	return func() int {
+		cancel()
+		return <-published
+	}
+}
+
+// number reads how much a test is to do from the environment.
+func number(t testing.TB, variable string, normally int) int {
+	t.Helper()
+	s := os.Getenv(variable)
+	if s == "" {
+		return normally
+	}
+	n, err := strconv.Atoi(s)
+	require.NoError(t, err)
+	return n
 }

@@ -43,6 +43,9 @@ func readable(err error) (safe error) {
 
 // leave takes a settled message off, and hands back what cannot follow it here.
 func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
+	if h.doubtful && e.c.link.up.Load() {
+		_ = e.c.nc.FlushTimeout(endGrace) // the next one may kill this process, with the verdict still in it
+	}
 	back := e.dispatch.done(h, took, byHandler)
 	if len(back) == 0 {
 		return
@@ -51,15 +54,6 @@ func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
 		e.handBack(b)
 	}
 	e.dispatch.handedBack()
-}
-
-// condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
-// must be what kills the processes that handle it.
-func (e *engine) condemned(h *held) error {
-	if limit := e.cfg.MaxDeliver; limit == 0 || h.d.Attempt <= 2*limit+5 {
-		return nil
-	}
-	return Permanent(fmt.Errorf("delivered %d times and never settled: it may kill the process that handles it", h.d.Attempt-1))
 }
 
 // errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.

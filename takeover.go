@@ -94,11 +94,9 @@ func (c *Client) countTakeover(ctx context.Context, d durable, first uint64, own
 		}
 	}
 	n++
-	config := merge(have, map[string]any{"metadata": map[string]any{
+	return n, c.noteOn(ctx, d.stream, d.name, have, map[string]any{
 		metaFirst: strconv.FormatUint(first, 10), metaTakeovers: strconv.Itoa(n), metaOwner: owner,
-	}})
-	request := map[string]any{"stream_name": d.stream, "config": config, "action": "update"}
-	return n, c.query(ctx, "CONSUMER.CREATE."+d.stream+"."+d.name, request, &struct{}{})
+	})
 }
 
 // stop ends the consumer; see Process. Whoever stands by follows at once, if the handler has ended.
