@@ -6,18 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/natty-go/natty/nattytest"
+	"github.com/natty-go/natty/examples/internal/check"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,16 +24,6 @@ func writeFile(t *testing.T, content string) string {
 	file := filepath.Join(t.TempDir(), "orders.csv")
 	require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
 	return file
-}
-
-// number returns what the printed account says about something.
-func number(t *testing.T, printed, what string) int {
-	t.Helper()
-	found := regexp.MustCompile(`(?m)^` + what + ` +(\d+)$`).FindStringSubmatch(printed)
-	require.NotNil(t, found, "no %q in:\n%s", what, printed)
-	n, err := strconv.Atoi(found[1])
-	require.NoError(t, err)
-	return n
 }
 
 func TestBadOrdersAreRefusedWithTheLineAndARemedy(t *testing.T) {
@@ -82,82 +69,41 @@ func TestUnreachableServerIsReported(t *testing.T) {
 }
 
 func TestEveryOrderIsProcessedWithTheServerInside(t *testing.T) {
-	t.Setenv("NATS_URL", "")
-	t.Setenv("TMPDIR", t.TempDir()) // where the server keeps its store
+	nothingLeft := check.ServerInside(t)
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), nil, &out))
 	printed := out.String()
 	t.Log(printed)
-	require.Equal(t, 70, number(t, printed, "published"))
-	require.Equal(t, 70, number(t, printed, "processed"))
-	require.Equal(t, 10, number(t, printed, "retried"))
-	require.Equal(t, 0, number(t, printed, "handled twice"))
-	require.Equal(t, 0, number(t, printed, "lost"))
+	require.Equal(t, 70, check.Number(t, printed, "published"))
+	require.Equal(t, 70, check.Number(t, printed, "processed"))
+	require.Equal(t, 10, check.Number(t, printed, "retried"))
+	require.Equal(t, 0, check.Number(t, printed, "handled twice"))
+	require.Equal(t, 0, check.Number(t, printed, "lost"))
 	require.Equal(t, 10, strings.Count(printed, "out of paper"))
-	left, err := os.ReadDir(os.TempDir())
-	require.NoError(t, err)
-	require.Empty(t, left, "the server's store is removed")
-}
-
-// useServer starts a server beside run's own and points the environment at it.
-func useServer(t *testing.T) jetstream.JetStream {
-	t.Helper()
-	server := nattytest.Server(t, nattytest.ClientCerts())
-	files := server.Files()
-	t.Setenv("NATS_URL", server.URL())
-	t.Setenv("NATTY_CA", files.CA)
-	t.Setenv("NATTY_CERT", files.Cert)
-	t.Setenv("NATTY_KEY", files.Key)
-	nc, err := nats.Connect(server.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key))
-	require.NoError(t, err)
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	return js
-}
-
-func requireNoStreams(t *testing.T, js jetstream.JetStream) {
-	t.Helper()
-	info, err := js.AccountInfo(t.Context())
-	require.NoError(t, err)
-	require.Zero(t, info.Streams, "the stream is deleted at the end")
+	nothingLeft()
 }
 
 func TestOneOrderFromAFileOnAnotherServerLeavesNothingThere(t *testing.T) {
-	js := useServer(t)
+	noStreams := check.Server(t)
 	file := writeFile(t, "\ufeff"+columns+"\nA-1,\"Lovelace, Ada\",Cup,1,100\n")
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{file}, &out))
-	require.Equal(t, 1, number(t, out.String(), "processed"))
-	require.Equal(t, 0, number(t, out.String(), "lost"))
-	requireNoStreams(t, js)
-}
-
-// cancelOn cancels when something is printed.
-type cancelOn struct {
-	bytes.Buffer
-	text   string
-	cancel context.CancelFunc
-}
-
-func (w *cancelOn) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte(w.text)) {
-		w.cancel()
-	}
-	return w.Buffer.Write(p)
+	require.Equal(t, 1, check.Number(t, out.String(), "processed"))
+	require.Equal(t, 0, check.Number(t, out.String(), "lost"))
+	noStreams()
 }
 
 func TestAnInterruptHalfWaySaysWhatWasNotProcessedAndCleansUp(t *testing.T) {
-	js := useServer(t)
+	noStreams := check.Server(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	out := cancelOn{text: "restarting", cancel: cancel}
+	out := check.CancelOn{Text: "restarting", Cancel: cancel}
 	err := run(ctx, nil, &out)
 	require.ErrorIs(t, err, context.Canceled)
-	lost := number(t, out.String(), "lost")
+	lost := check.Number(t, out.String(), "lost")
 	require.Positive(t, lost)
-	require.Equal(t, 70-lost, number(t, out.String(), "processed"))
+	require.Equal(t, 70-lost, check.Number(t, out.String(), "processed"))
 	require.ErrorContains(t, err, fmt.Sprintf("%d orders were not processed", lost))
-	requireNoStreams(t, js)
+	noStreams()
 }
 
 func TestAccountFindsWhatWasLostAndWhatWasHandledTwice(t *testing.T) {
@@ -170,9 +116,9 @@ func TestAccountFindsWhatWasLostAndWhatWasHandledTwice(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.ErrorContains(t, a.print(&out), "1 orders were not processed, the first of them: B")
-	require.Equal(t, 2, number(t, out.String(), "processed"))
-	require.Equal(t, 1, number(t, out.String(), "handled twice"))
-	require.Equal(t, 1, number(t, out.String(), "lost"))
+	require.Equal(t, 2, check.Number(t, out.String(), "processed"))
+	require.Equal(t, 1, check.Number(t, out.String(), "handled twice"))
+	require.Equal(t, 1, check.Number(t, out.String(), "lost"))
 }
 
 func TestHandlerStopsWorkingWhenItsContextEnds(t *testing.T) {

@@ -2,8 +2,9 @@
 //
 //	go run ./examples/service [service.json]
 //
-// The file beside this program names no servers: for it a server is started inside the program, with three orders to
-// handle, and it ends when they are. With a file that names its servers it runs until it is interrupted.
+// The file beside this program names no servers: for it a server with TLS is started inside the program, with three orders
+// for each of its two consumers to handle, and it ends when they are. With a file that names its servers, and under "tls" the
+// PEM files where they ask for them, it runs until it is interrupted.
 package main
 
 import (
@@ -49,12 +50,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer finish()
 	left := new(atomic.Int64)
 	if len(service.Config.Servers) == 0 {
-		server, err := nattytest.Start()
+		server, err := nattytest.Start(nattytest.ClientCerts())
 		if err != nil {
 			return err
 		}
 		defer func() { _ = server.Close() }()
+		files := server.Files()
 		service.Config.Servers = []string{server.URL()}
+		service.Config.TLS = natty.TLSConfig{CAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key}
 		if err := publish(ctx, service.Config); err != nil {
 			return err
 		}

@@ -57,10 +57,12 @@ func TestEachConsumerHandlesEveryOrder(t *testing.T) {
 
 func TestServiceOfAnotherFileRunsUntilItIsInterrupted(t *testing.T) {
 	t.Parallel()
-	server := nattytest.Server(t)
+	server := nattytest.Server(t, nattytest.ClientCerts())
+	files := server.Files()
 	var file map[string]any
 	require.NoError(t, json.Unmarshal(ownFile, &file))
 	file["servers"] = []string{server.URL()}
+	file["tls"] = map[string]string{"ca_file": files.CA, "cert_file": files.Cert, "key_file": files.Key}
 	data, err := json.Marshal(file)
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "service.json")
@@ -71,7 +73,10 @@ func TestServiceOfAnotherFileRunsUntilItIsInterrupted(t *testing.T) {
 	var out output
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, []string{path}, &out) }()
-	require.NoError(t, publish(ctx, natty.Config{Servers: []string{server.URL()}}))
+	require.NoError(t, publish(ctx, natty.Config{
+		Servers: []string{server.URL()},
+		TLS:     natty.TLSConfig{CAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key},
+	}))
 	require.Eventually(t, func() bool { return len(out.lines()) == len(everything) }, 30*time.Second, 10*time.Millisecond)
 	require.ElementsMatch(t, everything, out.lines())
 	interrupt()

@@ -1,0 +1,92 @@
+// Package check is what the tests of the examples share.
+package check
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/nattytest"
+)
+
+// Number returns what a printed account says about something.
+func Number(t *testing.T, printed, what string) int {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^` + what + ` +(\d+)$`).FindStringSubmatch(printed)
+	if found == nil {
+		t.Fatalf("no %q in:\n%s", what, printed)
+	}
+	n, err := strconv.Atoi(found[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// ServerInside lets the program start its own server, in a folder of its own. The function it returns fails the test if
+// anything is left in that.
+func ServerInside(t *testing.T) (nothingLeft func()) {
+	t.Helper()
+	t.Setenv("NATS_URL", "")
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	return func() {
+		t.Helper()
+		left, err := os.ReadDir(dir)
+		if err != nil || len(left) > 0 {
+			t.Fatalf("left in the folder for temporary files: %v, %v", left, err)
+		}
+	}
+}
+
+// Server starts a server beside the program's own and points the environment at it. The function it returns fails the
+// test if there is a stream.
+func Server(t *testing.T) (noStreams func()) {
+	t.Helper()
+	server := nattytest.Server(t, nattytest.ClientCerts())
+	files := server.Files()
+	t.Setenv("NATS_URL", server.URL())
+	t.Setenv("NATTY_CA", files.CA)
+	t.Setenv("NATTY_CERT", files.Cert)
+	t.Setenv("NATTY_KEY", files.Key)
+	nc, err := nats.Connect(server.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		info, err := js.AccountInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Streams > 0 {
+			t.Fatalf("%d streams are left on the server", info.Streams)
+		}
+	}
+}
+
+// CancelOn is an output that calls Cancel when Text is printed.
+type CancelOn struct {
+	bytes.Buffer
+	Text   string
+	Cancel context.CancelFunc
+}
+
+// Write is called by one goroutine at a time.
+func (w *CancelOn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(w.Text)) {
+		w.Cancel()
+	}
+	return w.Buffer.Write(p)
+}
