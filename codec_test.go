@@ -223,10 +223,10 @@ func TestWhatCannotBeEncodedIsNotSent(t *testing.T) {
 	c := connectTo(t, nattytest.Server(t).URL())
 	s := ensure(t, c, "S", "s.>")
 	for want, err := range map[string]error{
-		`natty: publish to "s.a": encode a chan int: json: unsupported type: chan int`:           natty.PublishJSON(testCtx(t), c, "s.a", make(chan int)),
-		`natty: publish to "s.a": encode a int: it says hunter2, which is no text`:               natty.PublishTyped(testCtx(t), c, text64{}, "s.a", 1),
-		`natty: publish to "s.a": p: is nil; give a Client`:                                      natty.PublishJSON(testCtx(t), nil, "s.a", 1),
-		`natty: publish to "s.a": codec: is nil; give one, or use PublishJSON`:                   natty.PublishTyped(testCtx(t), c, nil, "s.a", 1),
+		`natty: publish to "s.a": encode a chan int: json: unsupported type: chan int`:                       natty.PublishJSON(testCtx(t), c, "s.a", make(chan int)),
+		`natty: publish to "s.a": encode a int: it says hunter2, which is no text`:                           natty.PublishTyped(testCtx(t), c, text64{}, "s.a", 1),
+		`natty: publish to "s.a": p: is nil; give a Client`:                                                  natty.PublishJSON(testCtx(t), nil, "s.a", 1),
+		`natty: publish to "s.a": codec: is nil; give one, or use PublishJSON`:                               natty.PublishTyped(testCtx(t), c, nil, "s.a", 1),
 		`natty: publish to "s.*": subject "s.*": holds a wildcard; publish to a subject that is spelled out`: natty.PublishJSON(testCtx(t), c, "s.*", 1),
 	} {
 		failed, ok := errors.AsType[*natty.PublishError](err)
