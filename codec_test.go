@@ -232,7 +232,7 @@ func TestWhatCannotBeEncodedIsNotSent(t *testing.T) {
 		failed, ok := errors.AsType[*natty.PublishError](err)
 		require.True(t, ok, err)
 		assert.False(t, failed.Unknown)
-		assert.EqualError(t, err, want)
+		require.EqualError(t, err, want)
 	}
 	info, err := s.Info(testCtx(t))
 	require.NoError(t, err)

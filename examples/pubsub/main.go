@@ -142,11 +142,9 @@ func publish(ctx context.Context, nc *nats.Conn, subject string) error {
 
 // process does the same with a stream: what is published before the consumer is there waits for it.
 func process(ctx context.Context, c *natty.Client, subject string) (int64, error) {
-	working, finish := context.WithCancel(ctx)
-	defer finish()
 	publishAll := func() error {
 		for range messages {
-			if err := c.Publish(working, subject, []byte("hello")); err != nil { // nil: it is stored
+			if err := c.Publish(ctx, subject, []byte("hello")); err != nil { // nil: it is stored
 				return err
 			}
 		}
@@ -155,26 +153,25 @@ func process(ctx context.Context, c *natty.Client, subject string) (int64, error
 	if err := publishAll(); err != nil {
 		return 0, err
 	}
-	published := make(chan error, 1)
+	working, finish := context.WithCancel(ctx)
+	defer finish()
 	var got atomic.Int64
+	var publishing sync.WaitGroup
+	var failed error // of publishing
 	err := c.Process(working, natty.ConsumerConfig{Subjects: []string{subject}, Concurrency: handlers},
 		func(context.Context, *nats.Msg) error {
 			switch got.Add(1) {
 			case 1: // somebody listens
-				go func() {
-					err := publishAll()
-					if err != nil {
+				publishing.Go(func() {
+					if failed = publishAll(); failed != nil {
 						finish()
 					}
-					published <- err
-				}()
+				})
 			case 2 * messages:
 				finish()
 			}
 			return nil
 		})
-	if err := errors.Join(err, ctx.Err()); err != nil {
-		return got.Load(), err
-	}
-	return got.Load(), <-published
+	publishing.Wait()
+	return got.Load(), errors.Join(err, failed, ctx.Err()) // Process returns nil also when ctx has ended
 }
