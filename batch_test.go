@@ -56,7 +56,7 @@ func TestBatchIsStoredWholeAndInOrder(t *testing.T) {
 		assert.Equal(t, nats.Header{"Mine": {"1"}}, msgs[0].Header, "the caller's headers are left alone")
 		assert.Equal(t, "r", msgs[0].Reply)
 		for i := range n {
-			m, err := s.GetMsg(testCtx(t), uint64(before)+uint64(i)+1)
+			m, err := s.GetMsg(testCtx(t), before+uint64(i)+1)
 			require.NoError(t, err)
 			require.Equal(t, fmt.Sprintf("s.%d", i%3), m.Subject)
 			require.NotEmpty(t, m.Header.Get("Nats-Msg-Id"))
@@ -239,9 +239,12 @@ func TestBatchesThroughAConnectionThatKeepsBreakingAreStoredOnceOrNotAtAll(t *te
 			proxy := nattytest.Proxy(t, node.URL())
 			c := connectTo(t, proxy.URL())
 			cuts, end := 0, make(chan struct{})
-			stop := during(20*time.Millisecond, 100*time.Millisecond, func() {
+			stop := during(100*time.Millisecond, 400*time.Millisecond, func() {
+				if !c.Conn().IsConnected() {
+					return
+				}
 				proxy.Cut()
-				if cuts++; cuts == 20 {
+				if cuts++; cuts == 10 {
 					close(end)
 				}
 			})

@@ -59,7 +59,7 @@ func holders(stream string) string { return holderPrefix + stream + ".*" }
 // stream with a consumer that would receive the schedules themselves. A server before version 2.12 gives ErrUnsupported.
 // Other errors are those of PublishMsg; after ErrOutcomeUnknown call it again.
 func (c *Client) Schedule(ctx context.Context, s Schedule) error {
-	if err := s.validate(time.Now()); err != nil {
+	if err := s.validate(); err != nil {
 		return err
 	}
 	ctx, cancel := withDefaultTimeout(ctx, c.cfg.PublishTimeout)
@@ -98,7 +98,7 @@ func (s Schedule) explain(err error) error {
 	return err
 }
 
-func (s Schedule) validate(now time.Time) error {
+func (s Schedule) validate() error {
 	wrong := func(field, value, reason string) error {
 		return &ConfigError{Field: "Schedule." + field, Value: value, Reason: reason}
 	}
@@ -114,33 +114,54 @@ func (s Schedule) validate(now time.Time) error {
 	if err := publishable(s.Msg.Subject); err != nil {
 		return &ConfigError{Field: "Schedule.Msg", Value: s.Msg.Subject, Reason: "cannot be published to", Err: err}
 	}
+	if err := s.validateWhen(); err != nil {
+		return err
+	}
+	if s.TTL != 0 && (s.TTL < time.Second || s.TTL%time.Second != 0) {
+		return wrong("TTL", s.TTL.String(), "is not a number of whole seconds")
+	}
+	return nil
+}
+
+// validateWhen checks when the message is to be published.
+func (s Schedule) validateWhen() error {
+	wrong := func(field, value, reason string) error {
+		return &ConfigError{Field: "Schedule." + field, Value: value, Reason: reason}
+	}
 	set := 0
 	for _, is := range []bool{!s.At.IsZero(), s.Every != 0, s.Cron != ""} {
 		if is {
 			set++
 		}
 	}
-	switch {
+	switch year := s.At.UTC().Year(); {
 	case set != 1:
 		return wrong("At", "", fmt.Sprintf("and Every and Cron: %d of them are set; set exactly one", set))
+	case !s.At.IsZero() && (year < 1970 || year > 2200):
+		return wrong("At", s.At.String(), "is not in the years 1970 to 2200, which is what the server can")
 	case s.Every != 0 && s.Every < time.Second:
 		return wrong("Every", s.Every.String(), "is below one second, the least the server can")
-	case s.TTL != 0 && (s.TTL < time.Second || s.TTL%time.Second != 0):
-		return wrong("TTL", s.TTL.String(), "is not a number of whole seconds")
 	case s.TimeZone != "" && s.Cron == "":
 		return wrong("TimeZone", s.TimeZone, "is set without Cron; leave it out")
-	case strings.HasPrefix(s.Cron, "@at") || strings.HasPrefix(s.Cron, "@every"):
-		return wrong("Cron", s.Cron, "is no cron pattern; use At or Every")
-	case strings.ContainsAny(s.Cron, "\r\n"):
-		return wrong("Cron", s.Cron, "holds a line break")
-	case !s.At.IsZero() && (s.At.UTC().Year() < 1970 || s.At.UTC().Year() > 2200):
-		return wrong("At", s.At.String(), "is not in the years 1970 to 2200, which is what the server can")
-	case s.TimeZone == "Local":
-		return wrong("TimeZone", s.TimeZone, "means another zone on each machine; name the zone")
 	}
-	if s.TimeZone != "" {
-		if _, err := time.LoadLocation(s.TimeZone); err != nil {
-			return &ConfigError{Field: "Schedule.TimeZone", Value: s.TimeZone, Reason: "is not known; expected a name such as Europe/Berlin, and the time zone database on this machine (or import time/tzdata)", Err: err}
+	return s.validateCron()
+}
+
+func (s Schedule) validateCron() error {
+	switch {
+	case strings.HasPrefix(s.Cron, "@at"), strings.HasPrefix(s.Cron, "@every"):
+		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "is no cron pattern; use At or Every"}
+	case strings.ContainsAny(s.Cron, "\r\n"):
+		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "holds a line break"}
+	case s.TimeZone == "Local":
+		return &ConfigError{Field: "Schedule.TimeZone", Value: s.TimeZone, Reason: "means another zone on each machine; name the zone"}
+	case s.TimeZone == "":
+		return nil
+	}
+	if _, err := time.LoadLocation(s.TimeZone); err != nil {
+		return &ConfigError{
+			Field: "Schedule.TimeZone", Value: s.TimeZone,
+			Reason: "is not known; expected a name such as Europe/Berlin, and the time zone database on this machine (or import time/tzdata)", Err: err,
 		}
 	}
 	return nil

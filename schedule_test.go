@@ -2,7 +2,6 @@ package natty_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -53,7 +52,9 @@ func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
 			// No filter: the holders are in the stream, too.
 			process(t, c, natty.ConsumerConfig{Stream: "S", Concurrency: 8}, func(ctx context.Context, msg *nats.Msg) error {
 				at, err := time.Parse(time.RFC3339Nano, string(msg.Data))
-				assert.NoError(t, err)
+				if err != nil {
+					return err
+				}
 				assert.Equal(t, "1", msg.Header.Get("Mine"))
 				assert.Equal(t, "s.a", msg.Subject)
 				d, _ := natty.DeliveryFrom(ctx)
@@ -260,6 +261,6 @@ func TestEnsureStreamKeepsTheSubjectOfTheSchedules(t *testing.T) {
 	assert.ElementsMatch(t, []string{"s", own}, subjects(jetstream.StreamConfig{Subjects: []string{"s"}}))
 	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "T", Subjects: []string{">"}, AllowMsgSchedules: true})
 	var config *natty.ConfigError
-	require.True(t, errors.As(err, &config))
+	require.ErrorAs(t, err, &config)
 	assert.Contains(t, err.Error(), "overlaps with $NATTY.schedule.T.*")
 }
