@@ -137,7 +137,7 @@ func TestBatchesThatFailLeaveNoPlaceTakenOnTheServer(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
 	c := connectTo(t, node.URL())
-	batchStream(t, c, jetstream.StreamConfig{})
+	batchStream(t, c, jetstream.StreamConfig{Storage: jetstream.MemoryStorage})
 	proxy := nattytest.Proxy(t, node.URL())
 	held := connectTo(t, proxy.URL())
 	proxy.Delay(100 * time.Millisecond)
@@ -235,7 +235,8 @@ func TestBatchesThroughAConnectionThatKeepsBreakingAreStoredOnceOrNotAtAll(t *te
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			node := nattytest.Server(t)
-			s := batchStream(t, connectTo(t, node.URL()), jetstream.StreamConfig{})
+			// In memory: a file store syncs each batch to disk, so that few would come between two cuts.
+			s := batchStream(t, connectTo(t, node.URL()), jetstream.StreamConfig{Storage: jetstream.MemoryStorage})
 			proxy := nattytest.Proxy(t, node.URL())
 			c := connectTo(t, proxy.URL())
 			cuts, end := 0, make(chan struct{})
