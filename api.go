@@ -35,6 +35,13 @@ const (
 	codeConsumerExists    jetstream.ErrorCode = 10148
 	codeDuplicateInFlight jetstream.ErrorCode = 10158
 	codeConcurrentLastSeq jetstream.ErrorCode = 10164
+
+	codeBatchIncomplete      jetstream.ErrorCode = 10176
+	codeBatchTooLarge        jetstream.ErrorCode = 10199
+	codeBatchDuplicate       jetstream.ErrorCode = 10201
+	codeBatchTooManyInFlight jetstream.ErrorCode = 10210
+
+	codeTimeZoneInvalid jetstream.ErrorCode = 10223 // of a schedule
 )
 
 // apiTimeout bounds one request to JetStream's API, and all of a call whose ctx has no deadline.

@@ -79,9 +79,21 @@ func (c *Client) findStream(ctx context.Context, cfg ConsumerConfig) (string, er
 	return found, nil
 }
 
+// metaWholeStream marks a durable that is to receive all of its stream but the schedules: its filters follow the stream's
+// subjects.
+const metaWholeStream = "natty.whole_stream"
+
 // configured is what cfg sets of a durable.
 func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConfig) (jetstream.ConsumerConfig, error) {
-	set := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait, FilterSubjects: cfg.Subjects}
+	set := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait}
+	var info streamInfo
+	if err := c.query(ctx, "STREAM.INFO."+stream, nil, &info); err != nil {
+		return set, err
+	}
+	set.FilterSubjects = withoutHolders(stream, info.Config.Subjects, cfg.Subjects)
+	if len(cfg.Subjects) == 0 && len(set.FilterSubjects) > 0 {
+		set.Metadata = map[string]string{metaWholeStream: "true"}
+	}
 	if !cfg.Exclusive {
 		return set, nil
 	}
@@ -89,15 +101,15 @@ func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConf
 		return set, fmt.Errorf("%w: exclusive needs version 2.14, and the server has %s", ErrUnsupported, v)
 	}
 	set.PriorityPolicy, set.PriorityGroups = jetstream.PriorityPolicyPinned, []string{pinGroup}
-	var info streamInfo
-	err := c.query(ctx, "STREAM.INFO."+stream, nil, &info)
-	if err == nil && info.Config.Retention != jetstream.WorkQueuePolicy { // which takes explicit acknowledgements only
+	if info.Config.Retention != jetstream.WorkQueuePolicy { // which takes explicit acknowledgements only
 		set.AckPolicy = jetstream.AckAllPolicy
 	}
-	return set, err
+	return set, nil
 }
 
 // olderThan compares versions of the server; one that cannot be read is not older.
+//
+//nolint:unparam // the calls read as a version
 func olderThan(version string, major, minor int) bool {
 	var have [2]int
 	if n, _ := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n < len(have) {
@@ -236,7 +248,24 @@ func acceptDurable(cfg ConsumerConfig, have, want map[string]any) error {
 		have["filter_subjects"] = []any{one}
 		delete(have, "filter_subject")
 	}
+	keepFilters(cfg, have, want)
 	return nil
+}
+
+// keepFilters leaves the filters that somebody gave a durable as they are, where cfg gives none.
+func keepFilters(cfg ConsumerConfig, have, want map[string]any) {
+	filters, _ := have["filter_subjects"].([]any)
+	meta, _ := have["metadata"].(map[string]any)
+	if len(cfg.Subjects) > 0 || len(filters) == 0 || meta[metaWholeStream] != nil {
+		return
+	}
+	for _, f := range filters {
+		if s, _ := f.(string); overlap(s, holderPrefix+"*.*") {
+			return
+		}
+	}
+	delete(want, "filter_subjects")
+	delete(want, "metadata")
 }
 
 // validate reports the first setting that cannot work. It expects defaults to be filled in.

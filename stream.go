@@ -18,6 +18,9 @@ import (
 // old ones. Retention and storage always count as set. Metadata is merged key by key, lists are replaced;
 // the order of subjects does not matter.
 //
+// A stream with AllowMsgSchedules also gets the subject $NATTY.schedule.<name>.*, on which natty keeps schedules, and a later
+// call with other subjects leaves that in place.
+//
 // Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then: storage,
 // retention, mirror, and what the server refuses. Several instances may call it at once; of two that ask for
 // different settings at the same moment either may win. Without a deadline in ctx it takes at most 5s.
@@ -28,6 +31,14 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 	want, err := streamSettings(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.AllowMsgSchedules {
+		if len(cfg.Subjects) == 0 {
+			cfg.Subjects = []string{cfg.Name} // as the server does; of a new stream only
+		}
+		if own := holders(cfg.Name); !slices.Contains(cfg.Subjects, own) {
+			cfg.Subjects = append(slices.Clone(cfg.Subjects), own)
+		}
 	}
 	if cfg.Replicas == 0 {
 		cfg.Replicas = c.cfg.Replicas // of a new stream only: it is not in want
@@ -40,6 +51,10 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 		update: "STREAM.UPDATE." + cfg.Name,
 		body:   func(merged any) any { return merged },
 		fixed:  []string{"storage", "retention", "mirror", "persist_mode", "allow_msg_counter"},
+		accept: func(have map[string]any) error {
+			withHolders(cfg.Name, have, want)
+			return nil
+		},
 		create: func(ctx context.Context) error {
 			_, err := c.js.CreateStream(ctx, cfg)
 			return err
@@ -111,6 +126,9 @@ func validStream(cfg jetstream.StreamConfig) error {
 	for _, s := range cfg.Subjects {
 		if wrong := validFilter(s); wrong != "" {
 			return &ConfigError{Field: "Subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
+		}
+		if own := holders(cfg.Name); cfg.AllowMsgSchedules && s != own && overlap(s, own) {
+			return &ConfigError{Field: "Subjects", Value: s, Reason: "overlaps with " + own + ", where natty keeps schedules; give subjects that have none in common with it"}
 		}
 	}
 	return nil

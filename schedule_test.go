@@ -1,0 +1,266 @@
+package natty_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/nattytest"
+)
+
+// scheduling makes a stream S of s.> that keeps schedules.
+func scheduling(t *testing.T, c *natty.Client, cfg jetstream.StreamConfig) jetstream.Stream {
+	t.Helper()
+	cfg.Name, cfg.Subjects, cfg.AllowMsgSchedules = "S", []string{"s.>"}, true
+	s, err := c.EnsureStream(testCtx(t), cfg)
+	require.NoError(t, err)
+	return s
+}
+
+// schedules lists what the stream S has.
+func schedules(t *testing.T, c *natty.Client) []natty.Schedule {
+	t.Helper()
+	var all []natty.Schedule
+	for s, err := range c.Schedules(testCtx(t), "S") {
+		require.NoError(t, err)
+		all = append(all, s)
+	}
+	return all
+}
+
+func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
+	t.Parallel()
+	for name, retention := range map[string]jetstream.RetentionPolicy{"limits": jetstream.LimitsPolicy, "work queue": jetstream.WorkQueuePolicy} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := connectTo(t, nattytest.Server(t).URL())
+			scheduling(t, c, jetstream.StreamConfig{Retention: retention})
+			const n = 1000
+			var got tally
+			var mu sync.Mutex
+			var late []time.Duration
+			// No filter: the holders are in the stream, too.
+			process(t, c, natty.ConsumerConfig{Stream: "S", Concurrency: 8}, func(ctx context.Context, msg *nats.Msg) error {
+				at, err := time.Parse(time.RFC3339Nano, string(msg.Data))
+				if err != nil {
+					return err
+				}
+				assert.Equal(t, "1", msg.Header.Get("Mine"))
+				assert.Equal(t, "s.a", msg.Subject)
+				d, _ := natty.DeliveryFrom(ctx)
+				mu.Lock()
+				late = append(late, d.Time.Sub(at))
+				mu.Unlock()
+				got.add(msg)
+				return nil
+			})
+			eventually(t, func() bool { return only(c).State == natty.ConsumerRunning }, "it runs")
+			start := time.Now()
+			var makers sync.WaitGroup
+			for g := range 8 {
+				makers.Go(func() {
+					for i := g; i < n; i += 8 {
+						at := start.Add(2*time.Second + rand.N(2*time.Second))
+						msg := &nats.Msg{Subject: "s.a", Header: nats.Header{"Mine": {"1"}}, Data: []byte(at.Format(time.RFC3339Nano))}
+						assert.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: fmt.Sprint("id-", i), At: at, Msg: msg}))
+					}
+				})
+			}
+			makers.Wait()
+			eventually(t, func() bool { return got.distinct() >= n-1 && len(schedules(t, c)) == 0 }, "all are published")
+			eventually(t, settled(c, "S", "test_all"), "all are handled")
+			assert.Zero(t, got.repeats())
+			mu.Lock()
+			defer mu.Unlock()
+			slices.Sort(late)
+			require.Len(t, late, n)
+			t.Logf("late: min %v, median %v, 99%% %v, max %v", late[0], late[n/2], late[n*99/100], late[n-1])
+			assert.GreaterOrEqual(t, late[0], time.Duration(0), "never early")
+			assert.Less(t, late[n-1], 10*time.Second)
+		})
+	}
+}
+
+func TestScheduleSurvivesARestartAndIsPublishedOnce(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := connectTo(t, node.URL())
+	s := scheduling(t, c, jetstream.StreamConfig{})
+	at := time.Now().Add(2 * time.Second)
+	for i := range 20 {
+		require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: fmt.Sprint(i), At: at, Msg: nats.NewMsg("s.a")}))
+	}
+	require.NoError(t, node.Restart())
+	eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(">"))
+		return err == nil && info.State.Msgs == 20 && info.State.Subjects["s.a"] == 20
+	}, "each is published, and none is left")
+	m, err := s.GetMsg(testCtx(t), 21)
+	require.NoError(t, err)
+	assert.False(t, m.Time.Before(at), "never early")
+}
+
+func TestOneScheduleForAnIDHoweverManyInstancesSayIt(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := connectTo(t, node.URL())
+	scheduling(t, c, jetstream.StreamConfig{})
+	var all sync.WaitGroup
+	for range 10 {
+		other := connectTo(t, node.URL())
+		all.Go(func() {
+			assert.NoError(t, other.Schedule(testCtx(t), natty.Schedule{ID: "hourly", Cron: "@hourly", TimeZone: "Europe/Berlin", Msg: nats.NewMsg("s.a")}))
+		})
+	}
+	all.Wait()
+	require.Len(t, schedules(t, c), 1)
+	// The same ID again replaces it, also with a message that has an id of its own.
+	msg := &nats.Msg{Subject: "s.b", Data: []byte("b"), Header: nats.Header{"Nats-Msg-Id": {"x"}, "Mine": {"1"}}}
+	for _, every := range []time.Duration{time.Hour, 2 * time.Hour} {
+		require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "hourly", Every: every, Msg: msg}))
+	}
+	want := natty.Schedule{ID: "hourly", Every: 2 * time.Hour, Msg: &nats.Msg{Subject: "s.b", Data: []byte("b"), Header: nats.Header{"Mine": {"1"}}}}
+	assert.Equal(t, []natty.Schedule{want}, schedules(t, c))
+	assert.Equal(t, nats.Header{"Nats-Msg-Id": {"x"}, "Mine": {"1"}}, msg.Header, "the caller's headers are left alone")
+	require.NoError(t, c.Unschedule(testCtx(t), "S", "hourly"))
+	require.NoError(t, c.Unschedule(testCtx(t), "S", "hourly"), "what is not there is no error")
+	assert.Empty(t, schedules(t, c))
+}
+
+func TestSchedulesRepeatAndTheirMessagesExpire(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	s := scheduling(t, c, jetstream.StreamConfig{AllowMsgTTL: true, MaxAge: time.Minute})
+	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "every", Every: time.Second, TTL: time.Hour, Msg: nats.NewMsg("s.every")}))
+	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "cron", Cron: "* * * * * *", Msg: nats.NewMsg("s.cron")}))
+	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "past", At: time.Now().Add(-time.Hour), Msg: nats.NewMsg("s.past")}))
+	eventually(t, func() bool {
+		info, err := s.Info(testCtx(t), jetstream.WithSubjectFilter("s.>"))
+		require.NoError(t, err)
+		subjects := info.State.Subjects
+		return subjects["s.every"] >= 2 && subjects["s.cron"] >= 2 && subjects["s.past"] == 1
+	}, "they repeat")
+	m, err := s.GetLastMsgForSubject(testCtx(t), "s.every")
+	require.NoError(t, err)
+	assert.Equal(t, "1h0m0s", m.Header.Get("Nats-TTL"))
+	assert.Len(t, schedules(t, c), 2)
+	holder, err := s.GetLastMsgForSubject(testCtx(t), "$NATTY.schedule.S.cron")
+	require.NoError(t, err)
+	assert.Equal(t, "never", holder.Header.Get("Nats-TTL"), "MaxAge does not end a schedule")
+}
+
+func TestConsumersNeverSeeAHolder(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]natty.ConsumerConfig{
+		"whole stream":           {Stream: "S"},
+		"everything":             {Stream: "S", Subjects: []string{">"}},
+		"wildcards":              {Stream: "S", Subjects: []string{"*.*.>", "s.a"}, Durable: "d"},
+		"exclusive whole stream": {Stream: "S", Exclusive: true},
+	} {
+		for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.WorkQueuePolicy} {
+			t.Run(fmt.Sprint(name, " ", retention), func(t *testing.T) {
+				t.Parallel()
+				c := connectTo(t, nattytest.Server(t).URL())
+				scheduling(t, c, jetstream.StreamConfig{Retention: retention})
+				came := make(chan string, 10)
+				run := func() func() error {
+					return process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
+						came <- msg.Subject
+						return nil
+					})
+				}
+				stop := run()
+				eventually(t, func() bool { s := only(c).State; return s == natty.ConsumerRunning || s == natty.ConsumerStandby }, "it runs")
+				require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "late", At: time.Now().Add(time.Hour), Msg: nats.NewMsg("s.late.b")}))
+				require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "now", At: time.Now(), Msg: nats.NewMsg("s.a.b")}))
+				assert.Equal(t, "s.a.b", receive(t, came))
+				require.NoError(t, stop())
+				stop = run() // its durable is taken over as it is
+				fill(t, c, "s.c.d", 1)
+				assert.Equal(t, "s.c.d", receive(t, came))
+				require.NoError(t, stop())
+				assert.Len(t, schedules(t, c), 1)
+			})
+		}
+	}
+}
+
+func TestScheduleRefusesWhatCannotWork(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	scheduling(t, c, jetstream.StreamConfig{})
+	ensure(t, c, "PLAIN", "plain")
+	for name, cfg := range map[string]jetstream.StreamConfig{
+		"INTEREST": {Retention: jetstream.InterestPolicy},
+		"SHORT":    {MaxAge: time.Minute},
+		"QUEUE":    {Retention: jetstream.WorkQueuePolicy},
+	} {
+		cfg.Name, cfg.Subjects, cfg.AllowMsgSchedules = name, []string{name}, true
+		_, err := c.EnsureStream(testCtx(t), cfg)
+		require.NoError(t, err)
+	}
+	_, err := c.JetStream().CreateConsumer(testCtx(t), "QUEUE", jetstream.ConsumerConfig{Durable: "greedy", AckPolicy: jetstream.AckExplicitPolicy})
+	require.NoError(t, err)
+	at, msg := time.Now().Add(time.Hour), nats.NewMsg("s.a")
+	for want, s := range map[string]natty.Schedule{
+		"ID: is empty":                 {At: at, Msg: msg},
+		"holds a space":                {ID: "a b", At: at, Msg: msg},
+		"Msg: is nil":                  {ID: "x", At: at},
+		"cannot be published to":       {ID: "x", At: at, Msg: nats.NewMsg("s.*")},
+		"0 of them are set":            {ID: "x", Msg: msg},
+		"2 of them are set":            {ID: "x", At: at, Cron: "@hourly", Msg: msg},
+		"below one second":             {ID: "x", Every: time.Millisecond, Msg: msg},
+		"whole seconds":                {ID: "x", At: at, TTL: 1500 * time.Millisecond, Msg: msg},
+		"needs AllowMsgTTL":            {ID: "x", At: at, TTL: time.Second, Msg: msg},
+		"without Cron":                 {ID: "x", At: at, TimeZone: "Europe/Berlin", Msg: msg},
+		"expected six fields":          {ID: "x", Cron: "* * *", Msg: msg},
+		"use At or Every":              {ID: "x", Cron: "@every 1s", Msg: msg},
+		"time zone database":           {ID: "x", Cron: "@daily", TimeZone: "Mars/Base", Msg: msg},
+		"set AllowMsgSchedules":        {ID: "x", At: at, Msg: nats.NewMsg("plain")},
+		"Interest retention":           {ID: "x", At: at, Msg: nats.NewMsg("INTEREST")},
+		"max_age of 1m0s":              {ID: "x", At: at, Msg: nats.NewMsg("SHORT")},
+		`consumer "greedy" (all subje`: {ID: "x", At: at, Msg: nats.NewMsg("QUEUE")},
+	} {
+		err := c.Schedule(testCtx(t), s)
+		var config *natty.ConfigError
+		require.ErrorAs(t, err, &config, want)
+		assert.Contains(t, err.Error(), want)
+	}
+	require.ErrorIs(t, c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")}), natty.ErrNoStream)
+	assert.Empty(t, schedules(t, c))
+	for _, err := range c.Schedules(testCtx(t), "NOWHERE") {
+		require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+	}
+}
+
+func TestEnsureStreamKeepsTheSubjectOfTheSchedules(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	own := "$NATTY.schedule.S.*"
+	subjects := func(cfg jetstream.StreamConfig) []string {
+		cfg.Name = "S"
+		s, err := c.EnsureStream(testCtx(t), cfg)
+		require.NoError(t, err)
+		return s.CachedInfo().Config.Subjects
+	}
+	assert.Equal(t, []string{"S"}, subjects(jetstream.StreamConfig{}))
+	assert.ElementsMatch(t, []string{"S", own}, subjects(jetstream.StreamConfig{AllowMsgSchedules: true}))
+	assert.ElementsMatch(t, []string{"S", own}, subjects(jetstream.StreamConfig{AllowMsgSchedules: true}))
+	assert.ElementsMatch(t, []string{"s", own}, subjects(jetstream.StreamConfig{Subjects: []string{"s"}}))
+	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "T", Subjects: []string{">"}, AllowMsgSchedules: true})
+	var config *natty.ConfigError
+	require.ErrorAs(t, err, &config)
+	assert.Contains(t, err.Error(), "overlaps with $NATTY.schedule.T.*")
+}
