@@ -93,8 +93,14 @@ func (a *acks) receive(m *nats.Msg) {
 // request sends data and waits for the answer, until ctx ends. It shares with publishes that it learns at once of a
 // lost connection and of a refusal.
 func (a *acks) request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
-	w, token, reply := a.expect(subject)
-	err := nc.PublishRequest(subject, reply, data)
+	return a.requestMsg(ctx, nc, &nats.Msg{Subject: subject, Data: data})
+}
+
+// requestMsg is request for a message with headers, whose Reply it sets.
+func (a *acks) requestMsg(ctx context.Context, nc *nats.Conn, msg *nats.Msg) (*nats.Msg, error) {
+	w, token, reply := a.expect(msg.Subject)
+	msg.Reply = reply
+	err := nc.PublishMsg(msg)
 	if err == nil {
 		select {
 		case answer := <-w.answer:

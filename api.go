@@ -26,6 +26,7 @@ const (
 	codeSequenceMismatch  jetstream.ErrorCode = 10063
 	codeWrongLastID       jetstream.ErrorCode = 10070
 	codeWrongLastSeq      jetstream.ErrorCode = 10071
+	codeNoReplicas        jetstream.ErrorCode = 10074
 	codeStoreFailed       jetstream.ErrorCode = 10077
 	codeHeaderTooLarge    jetstream.ErrorCode = 10097
 	codeQueueHasConsumer  jetstream.ErrorCode = 10099 // a WorkQueue stream, and one that receives all of it

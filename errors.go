@@ -28,6 +28,13 @@ var (
 	// ErrUnsupported says that the server is too old for what was asked of it; the error names what, and since when
 	// it can.
 	ErrUnsupported = errors.New("not supported by the server")
+	// ErrDeposed says that a lease is lost: it could not be renewed in time, or somebody else has it. What was
+	// to be written under it was not.
+	ErrDeposed = errors.New("the lease is lost")
+	// ErrLocked says that another one has the lock.
+	ErrLocked = errors.New("locked by another")
+	// ErrBucketTTLMismatch says that a bucket exists with another TTL than the election or lock needs.
+	ErrBucketTTLMismatch = errors.New("the bucket has another TTL")
 	// ErrClosed says that the Client was closed, or that its connection is gone
 	// for good (DisableReconnect).
 	ErrClosed = errors.New("client closed")

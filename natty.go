@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,7 +53,11 @@ type Client struct {
 	// mu guards engines. It is never held across I/O.
 	mu      sync.Mutex
 	engines map[*engine]struct{} // running consumers
-	idle    *sync.Cond           // signalled when engines gets smaller
+	terms   int                  // calls that wait for leadership, or lead
+	leases  map[*Lease]struct{}  // locks
+	// released is when which locks were given back last; of those that were in the last second.
+	released map[string]time.Time
+	idle     *sync.Cond // signalled when engines or terms gets smaller
 }
 
 // Connect connects to the servers of cfg. It waits for one until ctx ends, then
@@ -82,6 +88,9 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 		ids:     newMsgIDs(),
 		closed:  make(chan struct{}),
 		engines: map[*engine]struct{}{},
+		leases:  map[*Lease]struct{}{},
+
+		released: map[string]time.Time{},
 	}
 	c.idle = sync.NewCond(&c.mu)
 	c.life, c.end = context.WithCancel(context.Background())
@@ -184,15 +193,18 @@ func (c *Client) shutdown(ctx context.Context) {
 	})
 	defer stop()
 	c.mu.Lock()
-	for len(c.engines) > 0 && ctx.Err() == nil {
+	for len(c.engines)+c.terms > 0 && ctx.Err() == nil {
 		c.idle.Wait()
 	}
-	left := len(c.engines)
+	left, terms := len(c.engines), c.terms
 	c.mu.Unlock()
+	c.releaseAll(ctx)
 
 	switch {
 	case left > 0:
 		c.closeErr = fmt.Errorf("natty: close: %d consumers still had handlers running: %w", left, ctx.Err())
+	case terms > 0:
+		c.closeErr = fmt.Errorf("natty: close: %d elections still had their function running: %w", terms, ctx.Err())
 	case ctx.Err() != nil:
 		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
 	case c.link.up.Load():
@@ -241,4 +253,51 @@ func (c *Client) leave(e *engine) {
 	defer c.mu.Unlock()
 	delete(c.engines, e)
 	c.idle.Broadcast()
+}
+
+// enterTerm registers a call that waits for leadership or leads, unless the Client is closing.
+func (c *Client) enterTerm() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return fmt.Errorf("natty: %w", ErrClosed)
+	}
+	c.terms++
+	return nil
+}
+
+func (c *Client) leaveTerm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.terms--
+	c.idle.Broadcast()
+}
+
+// keepLease registers a lock that Close is to give back; false when the Client is closing.
+func (c *Client) keepLease(l *Lease) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return false
+	}
+	c.leases[l] = struct{}{}
+	return true
+}
+
+func (c *Client) leaveLease(l *Lease) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.leases, l)
+}
+
+// releaseAll gives back the locks that are still held.
+func (c *Client) releaseAll(ctx context.Context) {
+	c.mu.Lock()
+	leases := slices.Collect(maps.Keys(c.leases))
+	c.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, l := range leases {
+		wg.Go(func() { _ = l.Release(ctx) }) // what the server does not learn expires by itself
+	}
+	wg.Wait()
 }
