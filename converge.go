@@ -16,7 +16,7 @@ import (
 
 // resource is a stream or a consumer that is to be there with certain settings.
 type resource struct {
-	kind, name   string // of a "stream", a "bucket" or a "consumer"
+	kind, name   string         // of a "stream", a "bucket" or a "consumer"
 	want         map[string]any // the settings asked for, by JSON name
 	info, update string         // the API's endpoints
 	body         func(merged any) any

@@ -395,7 +395,7 @@ func keyError(bucket, key string, err error) error {
 const maxKeyLen = 3000
 
 func validBucket(bucket string) error {
-	wrong := ""
+	var wrong string
 	switch {
 	case bucket == "":
 		wrong = "is empty"

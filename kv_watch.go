@@ -84,7 +84,7 @@ type watch struct {
 	bucket      string
 	filter      string // the subjects
 	headersOnly bool
-	yield       func(*keyEntry) bool      // false ends the watch
+	yield       func(*keyEntry) bool       // false ends the watch
 	synced      func(since time.Time) bool // the watch had seen everything at that time; false ends it. May be nil
 
 	created time.Time         // of the stream
@@ -106,11 +106,11 @@ func (w *watch) forget() {
 func (w *watch) liveKeys() []string { return slices.Sorted(maps.Keys(w.known)) }
 
 var (
-	errStopped   = errors.New("stopped")
-	errHeartbeats   = errors.New("the server has missed two heartbeats")
-	errLink      = errors.New("the connection has changed")
-	errGap       = errors.New("a message is missing")
-	errPullEnded = errors.New("the server has ended the consumer")
+	errStopped    = errors.New("stopped")
+	errHeartbeats = errors.New("the server has missed two heartbeats")
+	errLink       = errors.New("the connection has changed")
+	errGap        = errors.New("a message is missing")
+	errPullEnded  = errors.New("the server has ended the consumer")
 )
 
 // run returns nil when yield or synced ended it, and the error that did otherwise.
