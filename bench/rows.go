@@ -34,6 +34,9 @@ var rows = []row{
 	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{}), raw: rawConsume},
 	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Exclusive: true}), raw: rawConsume},
 	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Concurrency: 64}), raw: rawWorkers(64)},
+	{name: "KV Get", target: 0.95, messages: 5_000, natty: keys(nattyGet), raw: keys(rawGet)},
+	{name: "KV Put", target: 0.95, messages: 5_000, natty: keys(nattyPut), raw: keys(rawPut)},
+	{name: "KV Put, ids", messages: 5_000, natty: keys(nattyPut), raw: keys(rawPutWithID)},
 }
 
 // publishers shares the messages out to n goroutines.
