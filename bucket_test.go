@@ -166,7 +166,7 @@ func TestABucketHoldsTypedValues(t *testing.T) {
 	assert.Equal(t, user{"Ada", 36}, seen[0].Value)
 	assert.EqualValues(t, 1, seen[0].Revision)
 	assert.NotZero(t, seen[0].Created)
-	assert.Equal(t, jetstream.KeyValueDelete, seen[1].Operation)
+	assert.Equal(t, jetstream.KeyValuePurge, seen[1].Operation)
 	assert.Equal(t, "bad", seen[2].Key)
 	for _, err := range b.Watch(ctx, "") {
 		wantConfigError(t, err, "keys")

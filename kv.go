@@ -194,15 +194,37 @@ func (c *Client) Refresh(ctx context.Context, bucket, key string) error {
 }
 
 // Delete takes a key away. One that is not there, or whose bucket is not, is no error.
+//
+// Where the bucket has markers (LimitMarkerTTL) and a History of 1, what is left of the key goes away after their time, and
+// watchers see a jetstream.KeyValuePurge, as for a key that expires. Elsewhere a marker stays behind, a
+// jetstream.KeyValueDelete, as of nats.go's Delete.
 func (c *Client) Delete(ctx context.Context, bucket, key string) error {
 	if err := validKey(bucket, key); err != nil {
 		return err
 	}
-	msg := &nats.Msg{Subject: c.keyTarget(bucket, key), Header: nats.Header{headerOperation: {"DEL"}}}
-	if _, err := c.publish(ctx, msg, nil); !errors.Is(err, ErrNoStream) {
-		return err
+	h := nats.Header{headerOperation: {"DEL"}}
+	switch state, err := c.lookAtBucket(ctx, bucket); {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil
+	case err == nil && state.markers > 0 && state.history == 1:
+		// Under a DEL the server would put another marker when it ends.
+		h = nats.Header{
+			headerOperation:        {"PURGE"},
+			jetstream.MsgRollup:    {jetstream.MsgRollupSubject},
+			jetstream.MsgTTLHeader: {ttlHeader(state.markers)},
+		}
 	}
-	return nil
+	msg := &nats.Msg{Subject: c.keyTarget(bucket, key), Header: h}
+	_, err := c.publish(ctx, msg, nil)
+	if errorCode(err) == codeNoTTLs {
+		c.buckets.Delete(bucket) // another bucket of this name by now
+		msg.Header = nats.Header{headerOperation: {"DEL"}}
+		_, err = c.publish(ctx, msg, nil)
+	}
+	if errors.Is(err, ErrNoStream) {
+		return nil
+	}
+	return err
 }
 
 // Keys returns the keys of a bucket, sorted. Without a deadline in ctx it takes at most 5s.

@@ -189,11 +189,12 @@ func (c *Client) Status(ctx context.Context, bucket string) (status jetstream.Ke
 	return status, nil
 }
 
-// bucketState is what decides about the TTLs of a bucket's keys.
+// bucketState is what decides about the life of a bucket's keys and markers.
 type bucketState struct {
 	seen    time.Time
 	maxAge  time.Duration // 0: none
-	markers bool
+	markers time.Duration // their TTL; 0: there are none
+	history int64
 }
 
 // lookAtBucket returns what was seen of a bucket lately, or asks.
@@ -211,10 +212,9 @@ func (c *Client) askForBucket(ctx context.Context, bucket string) (bucketState, 
 	if err := c.query(ctx, "STREAM.INFO."+bucketPrefix+bucket, nil, &info); err != nil {
 		return bucketState{}, err
 	}
-	state := bucketState{
-		seen:    time.Now(),
-		maxAge:  info.Config.MaxAge,
-		markers: info.Config.AllowMsgTTL && info.Config.SubjectDeleteMarkerTTL > 0,
+	state := bucketState{seen: time.Now(), maxAge: info.Config.MaxAge, history: info.Config.MaxMsgsPerSubject}
+	if info.Config.AllowMsgTTL {
+		state.markers = info.Config.SubjectDeleteMarkerTTL
 	}
 	c.buckets.Store(bucket, state)
 	return state, nil
@@ -230,13 +230,15 @@ func (c *Client) withTTL(ctx context.Context, cfg jetstream.KeyValueConfig, ttls
 		if err := c.readyForTTL(ctx, cfg, ttl); err != nil {
 			return err
 		}
-		err := c.writing(ctx, cfg, func() error { return write(strconv.FormatInt(int64(ttl/time.Second), 10) + "s") })
+		err := c.writing(ctx, cfg, func() error { return write(ttlHeader(ttl)) })
 		if n > 1 || errorCode(err) != codeNoTTLs {
 			return err
 		}
 		c.buckets.Delete(cfg.Bucket) // another bucket of this name by now
 	}
 }
+
+func ttlHeader(ttl time.Duration) string { return strconv.FormatInt(int64(ttl/time.Second), 10) + "s" }
 
 func keyTTL(ttls []time.Duration) (time.Duration, error) {
 	if len(ttls) > 1 {
@@ -267,7 +269,7 @@ func (c *Client) readyForTTL(ctx context.Context, cfg jetstream.KeyValueConfig, 
 		return keyError(cfg.Bucket, "", err)
 	case state.maxAge > 0 && ttl > state.maxAge:
 		return ttlBeyond(cfg.Bucket, ttl, state.maxAge)
-	case state.markers:
+	case state.markers > 0:
 		return nil
 	}
 	return c.addMarkers(ctx, cfg.Bucket)
@@ -301,7 +303,7 @@ func (c *Client) addMarkers(ctx context.Context, bucket string) error {
 	switch {
 	case err != nil:
 		return keyError(bucket, "", err)
-	case !state.markers:
+	case state.markers == 0:
 		return fmt.Errorf("natty: bucket %q: %w: a key's own TTL needs nats-server 2.11", bucket, ErrUnsupported)
 	}
 	return nil

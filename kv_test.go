@@ -319,7 +319,7 @@ func TestKeysOfAnotherDomainAreReachedThroughItsAPI(t *testing.T) {
 					break
 				}
 			}
-			assert.Equal(t, []string{"kKeyValuePutOp", "otherKeyValueDeleteOp"}, seen)
+			assert.Equal(t, []string{"kKeyValuePutOp", "otherKeyValuePurgeOp"}, seen)
 
 			// A lost answer is found out about in the other domain, too.
 			lose := make(chan error, 1)

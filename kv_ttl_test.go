@@ -73,6 +73,38 @@ func TestABucketWithoutMarkersGetsThemWithTheFirstTTL(t *testing.T) {
 	assert.Equal(t, "60s", ttlOf(t, c, "b", "k"))
 }
 
+func TestTheMarkerOfADeletedKeyGoesAway(t *testing.T) {
+	t.Parallel()
+	c, ctx := onServer(t), testCtx(t)
+	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", LimitMarkerTTL: time.Second})
+	require.NoError(t, c.Put(ctx, "b", "k", []byte("v")))
+	f := follow(t, c, "b", ">")
+	f.wants(t, "k=v")
+	require.NoError(t, c.Delete(ctx, "b", "k"))
+	f.wants(t, "-k")
+	eventually(t, func() bool {
+		status, err := c.Status(ctx, "b")
+		return err == nil && status.Values() == 0
+	}, "nothing is left")
+	require.NoError(t, c.Create(ctx, "b", "k", []byte("again")))
+	f.wants(t, "k=again")
+
+	bucket(t, c, jetstream.KeyValueConfig{Bucket: "h", LimitMarkerTTL: time.Second, History: 2})
+	require.NoError(t, c.Put(ctx, "h", "k", []byte("v")))
+	require.NoError(t, c.Delete(ctx, "h", "k"))
+	assert.Empty(t, ttlOf(t, c, "h", "k"), "else an older value would come to light")
+	assert.Equal(t, "DEL", lastMessage(t, c, "h", "k").Header.Get("KV-Operation"))
+
+	// Another bucket takes its place, whose keys have no TTL.
+	require.NoError(t, c.JetStream().DeleteKeyValue(ctx, "b"))
+	_, err := c.JetStream().CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "b"})
+	require.NoError(t, err)
+	require.NoError(t, c.Put(ctx, "b", "k", []byte("v")))
+	require.NoError(t, c.Delete(ctx, "b", "k"))
+	_, err = c.Get(ctx, "b", "k")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+}
+
 func TestUpdateKeepsTheTTLOfAKey(t *testing.T) {
 	t.Parallel()
 	c, ctx := onServer(t), testCtx(t)
