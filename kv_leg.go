@@ -33,9 +33,11 @@ func (l *leg) run(ctx context.Context) error {
 		return err
 	}
 	_, l.lost = l.c.link.watch()
-	config, err := l.begin(ctx)
-	if err != nil {
-		return err
+	resumed := l.stale == nil && !l.created.IsZero()
+	if !resumed {
+		if err := l.begin(ctx); err != nil {
+			return err
+		}
 	}
 	l.inbox = l.c.nc.NewInbox() + "."
 	// Room for all that a request can bring: messages, a heartbeat each second, its end.
@@ -45,44 +47,36 @@ func (l *leg) run(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only on a closed connection
-	if err := l.consume(ctx, config); err != nil {
+	if err := l.consume(ctx, resumed); err != nil {
 		return err
 	}
 	defer l.deleteConsumer()
+	if resumed {
+		if err := l.resume(ctx); err != nil {
+			return err
+		}
+	}
 	return l.follow(ctx)
 }
 
-// begin looks at the bucket, and decides where to go on.
-func (l *leg) begin(ctx context.Context) (map[string]any, error) {
-	info, err := l.info(ctx, l.resuming())
+// begin prepares for everything that there is. It looks at the stream before there is a consumer, and resume after that: so
+// one that is replaced in between is found out sooner or later.
+func (l *leg) begin(ctx context.Context) error {
+	info, err := l.info(ctx, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	config := map[string]any{"deliver_policy": "last_per_subject"}
-	switch {
-	case l.created.IsZero():
-	case l.stale == nil && info.Created.Equal(l.created) && info.State.LastSeq >= l.last:
-		config["deliver_policy"], config["opt_start_seq"] = "by_start_sequence", l.last+1
-		if !l.reportVanished(info) {
-			return nil, errStopped
-		}
-	default:
+	if !l.created.IsZero() {
 		l.startAnew(info.Created.Equal(l.created))
 	}
 	l.created = info.Created
-	cfg := info.Config
-	if (cfg.MaxAge > 0 || cfg.AllowMsgTTL) && cfg.SubjectDeleteMarkerTTL == 0 {
-		l.verify = time.After(verifyEvery)
-	}
-	return config, nil
+	l.heed(info)
+	return nil
 }
 
-// startAnew expects everything that there is once more: of a bucket that has lost its end, of another one of the same name, or
-// because that did not work the last time.
+// startAnew expects everything once more: of a bucket that has lost its end, of another one of the same name, or because
+// that did not work the last time.
 func (l *leg) startAnew(same bool) {
-	if l.stale == nil {
-		l.stale = map[string]uint64{}
-	}
 	maps.Copy(l.stale, l.known)
 	if !same {
 		for key := range l.stale {
@@ -93,8 +87,29 @@ func (l *leg) startAnew(same bool) {
 	l.last = 0
 }
 
-// resuming reports whether keys are known that may have vanished.
-func (l *leg) resuming() bool { return len(l.known) > 0 && l.stale == nil }
+// resume makes sure that the consumer, which begins behind the last revision, is the old bucket's, and reports what has
+// vanished from that.
+func (l *leg) resume(ctx context.Context) error {
+	info, err := l.info(ctx, len(l.known) > 0)
+	switch {
+	case err != nil:
+		return err
+	case !info.Created.Equal(l.created) || info.State.LastSeq < l.last:
+		l.stale = map[string]uint64{}
+		return errAnew
+	case !l.reportVanished(info):
+		return errStopped
+	}
+	l.heed(info)
+	return nil
+}
+
+// heed sees to the buckets whose keys vanish without a word.
+func (l *leg) heed(info *watchedInfo) {
+	if cfg := info.Config; (cfg.MaxAge > 0 || cfg.AllowMsgTTL) && cfg.SubjectDeleteMarkerTTL == 0 {
+		l.verify = time.After(verifyEvery)
+	}
+}
 
 // watchedInfo is a stream's state, with a page of its subjects.
 type watchedInfo struct {
@@ -152,12 +167,16 @@ func (l *leg) vanished(key string, revision uint64) bool {
 }
 
 // consume makes the leg's consumer, which the server removes by itself when it hears nothing more.
-func (l *leg) consume(ctx context.Context, config map[string]any) error {
+func (l *leg) consume(ctx context.Context, resumed bool) error {
 	l.name = l.c.ids.next()
-	maps.Copy(config, map[string]any{
-		"name": l.name, "ack_policy": "none", "replay_policy": "instant", "filter_subject": l.filter,
-		"mem_storage": true, "num_replicas": 1, "inactive_threshold": watchExpiry, "headers_only": l.headersOnly,
-	})
+	config := map[string]any{
+		"name": l.name, "deliver_policy": "last_per_subject", "filter_subject": l.filter, "headers_only": l.headersOnly,
+		"ack_policy": "none", "replay_policy": "instant",
+		"mem_storage": true, "num_replicas": 1, "inactive_threshold": watchExpiry,
+	}
+	if resumed {
+		config["deliver_policy"], config["opt_start_seq"] = "by_start_sequence", l.last+1
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout.Max)
 	defer cancel()
 	stream := bucketPrefix + l.bucket

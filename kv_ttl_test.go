@@ -45,7 +45,8 @@ func TestATTLThatCannotBeIsRefused(t *testing.T) {
 	wantConfigError(t, c.Put(ctx, "b", "k", nil, 61*time.Second), "ttl", "1m1s", "1m0s", `"b"`)
 	wantConfigError(t, c.Create(ctx, "b", "k", nil, 61*time.Second), "ttl", "1m1s", "1m0s")
 	require.NoError(t, c.Put(ctx, "b", "k", nil, time.Minute))
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", TTL: time.Hour})
+	_, err = c.JetStream().UpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "b", TTL: time.Hour, LimitMarkerTTL: time.Minute})
+	require.NoError(t, err)
 	require.NoError(t, c.Put(ctx, "b", "k", nil, 61*time.Second), "the bucket's TTL is looked at again")
 }
 

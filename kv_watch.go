@@ -106,6 +106,7 @@ var (
 	errHeartbeats = errors.New("the server has missed two heartbeats")
 	errLink       = errors.New("the connection has changed")
 	errGap        = errors.New("a message is missing")
+	errAnew       = errors.New("the bucket was made anew, or has lost its end")
 	errPullEnded  = errors.New("the server has ended the consumer")
 )
 
@@ -133,16 +134,17 @@ func (w *watch) run(ctx context.Context) error {
 				return err
 			}
 		case passing(err), errors.Is(err, errHeartbeats), errors.Is(err, errLink), errors.Is(err, errGap),
-			errors.Is(err, errPullEnded), errors.Is(err, jetstream.ErrConsumerNotFound):
+			errors.Is(err, errAnew), errors.Is(err, errPullEnded), errors.Is(err, jetstream.ErrConsumerNotFound):
 			missing = 0
 		default:
 			return err
 		}
 		if l.caughtUp {
 			failed = 0
+		}
+		if failed++; failed == 1 {
 			w.c.log.Info("natty: watch interrupted", "bucket", w.bucket, "reason", err)
 		}
-		failed++
 		if err := sleep(ctx, watchPause.delay(failed)); err != nil {
 			continue // the next leg tells why
 		}
