@@ -160,6 +160,24 @@ func TestAWatchGoesOnAtOnceAfterARestart(t *testing.T) {
 	assert.Less(t, fastest, 700*time.Millisecond, "it does not wait for heartbeats to be missing; nats.go's is blind for 10 to 20s")
 }
 
+func TestAWatchGoesOnAtOnceAfterALostConnection(t *testing.T) {
+	t.Parallel()
+	c, direct, proxy := behindProxy(t)
+	f := follow(t, c, "b", ">")
+	fastest := time.Hour
+	for i := range 3 {
+		value := fmt.Sprint(i)
+		require.NoError(t, direct.Put(testCtx(t), "b", "before", []byte(value)))
+		f.wants(t, "before="+value)
+		proxy.Cut()
+		require.NoError(t, direct.Put(testCtx(t), "b", "k", []byte(value)))
+		put := time.Now()
+		f.wants(t, "k="+value)
+		fastest = min(fastest, time.Since(put))
+	}
+	assert.Less(t, fastest, 700*time.Millisecond, "it does not wait for heartbeats to be missing")
+}
+
 func TestAWatchGoesOnWhileItsCallerTakesItsTime(t *testing.T) {
 	t.Parallel()
 	c, direct, proxy := behindProxy(t)
