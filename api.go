@@ -36,6 +36,7 @@ const (
 	codeConsumerExists    jetstream.ErrorCode = 10148
 	codeDuplicateInFlight jetstream.ErrorCode = 10158
 	codeConcurrentLastSeq jetstream.ErrorCode = 10164
+	codeNoTTLs            jetstream.ErrorCode = 10166 // in this stream
 
 	codeBatchIncomplete      jetstream.ErrorCode = 10176
 	codeBatchTooLarge        jetstream.ErrorCode = 10199
@@ -85,14 +86,9 @@ func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte,
 			return nil, err
 		}
 	}
-	msg, err := c.acks.request(ctx, c.nc, c.cfg.apiPrefix()+endpoint, body)
-	switch {
-	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
-	case err != nil:
+	msg, err := c.request(ctx, endpoint, body)
+	if err != nil {
 		return nil, err
-	case isNoResponders(msg):
-		return nil, nats.ErrNoResponders
 	}
 	var resp struct {
 		Error *jetstream.APIError `json:"error"`
@@ -104,6 +100,20 @@ func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte,
 		return nil, resp.Error
 	}
 	return msg.Data, nil
+}
+
+// request sends a request to the API, and returns the answer as it comes.
+func (c *Client) request(ctx context.Context, endpoint string, body []byte) (*nats.Msg, error) {
+	msg, err := c.acks.request(ctx, c.nc, c.cfg.apiPrefix()+endpoint, body)
+	switch {
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
+		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+	case err != nil:
+		return nil, err
+	case isNoResponders(msg):
+		return nil, nats.ErrNoResponders
+	}
+	return msg, nil
 }
 
 // callTimeout bounds one call to the API: an answer that got lost must not cost the whole of ctx.
@@ -200,11 +210,24 @@ type storedMsg struct {
 
 // leaderGet reads one message from the stream's leader. nats.go's reads may be answered by a replica
 // that lags behind (nats-server#6557), which is not enough where the answer decides.
-func (c *Client) leaderGet(ctx context.Context, stream string, request any) (*storedMsg, error) {
+func (c *Client) leaderGet(ctx context.Context, stream string, request any) (m *storedMsg, err error) {
+	err = c.persist(ctx, func(ctx context.Context) (err error) {
+		m, err = c.leaderGetOnce(ctx, stream, request)
+		return err
+	})
+	return m, err
+}
+
+// leaderGetOnce is leaderGet without repetition.
+func (c *Client) leaderGetOnce(ctx context.Context, stream string, request any) (*storedMsg, error) {
+	data, err := c.api(ctx, "STREAM.MSG.GET."+stream, request)
+	if err != nil {
+		return nil, err
+	}
 	var resp struct {
 		Message *storedMsg `json:"message"`
 	}
-	if err := c.query(ctx, "STREAM.MSG.GET."+stream, request, &resp); err != nil {
+	if err := json.Unmarshal(data, &resp); err != nil {
 		return nil, err
 	}
 	if resp.Message == nil {

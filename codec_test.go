@@ -49,7 +49,7 @@ func (text64) Unmarshal(data []byte, v any) error {
 }
 
 // typed is what a consumer with a typed handler does with a message, without a server.
-func typed[T any](header nats.Header, data string, codec natty.Codec) (T, error) {
+func decoded[T any](header nats.Header, data string, codec natty.Codec) (T, error) {
 	var got T
 	h := natty.JSON(func(_ context.Context, v T) error { got = v; return nil })
 	if codec != nil {
@@ -144,13 +144,13 @@ func TestWhatCannotBeDecodedIsADeadLetterWhoseReasonDoesNotQuoteIt(t *testing.T)
 
 func TestTheDecodersOwnErrorIsBelowTheReason(t *testing.T) {
 	t.Parallel()
-	_, err := typed[*codecOrder](nil, `{"id":"x"}`, nil)
+	_, err := decoded[*codecOrder](nil, `{"id":"x"}`, nil)
 	mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	require.True(t, ok)
 	assert.Equal(t, "id", mismatch.Field)
 	assert.True(t, permanent(err))
 
-	_, err = typed[*string](nil, "hunter2!", text64{})
+	_, err = decoded[*string](nil, "hunter2!", text64{})
 	require.ErrorIs(t, err, errNoText)
 	require.EqualError(t, err, "cannot be decoded as text/base64 into *string: the decoder returned a *errors.errorString")
 	assert.True(t, permanent(err))
@@ -161,17 +161,17 @@ func TestAnotherContentTypeIsRefusedAndNoneAccepted(t *testing.T) {
 	for _, accepted := range []string{
 		"application/json", "application/json; charset=utf-8", "Application/JSON", " application/json ;", "application/vnd.order+json", "",
 	} {
-		n, err := typed[int](nats.Header{"Content-Type": {accepted}}, "7", nil)
+		n, err := decoded[int](nats.Header{"Content-Type": {accepted}}, "7", nil)
 		require.NoError(t, err, accepted)
 		assert.Equal(t, 7, n, accepted)
 	}
 	for _, refused := range []string{"application/protobuf", "text/json", "application/jsonl", "application/xjson", "json", "hunter2", ";"} {
-		n, err := typed[int](nats.Header{"Content-Type": {refused}}, "7", nil)
+		n, err := decoded[int](nats.Header{"Content-Type": {refused}}, "7", nil)
 		require.EqualError(t, err, `not decoded: its Content-Type is not "application/json"; publish it with that, or consume it with another codec`, refused)
 		assert.True(t, permanent(err))
 		assert.Zero(t, n)
 	}
-	n, err := typed[int](nil, "7", nil)
+	n, err := decoded[int](nil, "7", nil)
 	require.NoError(t, err)
 	assert.Equal(t, 7, n)
 }

@@ -16,7 +16,7 @@ import (
 
 // resource is a stream or a consumer that is to be there with certain settings.
 type resource struct {
-	kind, name   string
+	kind, name   string         // of a "stream", a "bucket" or a "consumer"
 	want         map[string]any // the settings asked for, by JSON name
 	info, update string         // the API's endpoints
 	body         func(merged any) any
@@ -33,7 +33,7 @@ func (c *Client) converge(ctx context.Context, r resource) error {
 	for n := 1; ; n++ {
 		have, err := c.currentConfig(ctx, r.info)
 		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound) && r.kind == "stream", errors.Is(err, jetstream.ErrConsumerNotFound):
+		case errors.Is(err, jetstream.ErrStreamNotFound) && r.kind != "consumer", errors.Is(err, jetstream.ErrConsumerNotFound):
 			err = c.persist(ctx, r.create)
 			if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || errorCode(err) == codeConsumerExists {
 				// Another instance was faster: compare with what it made, as soon as it is there.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Errors that callers tell apart with errors.Is. Server errors and those of
@@ -75,7 +77,7 @@ type Difference struct {
 // DriftError reports a stream or durable that exists with settings that differ
 // from those asked for and cannot be changed.
 type DriftError struct {
-	Kind        string // "stream" or "consumer"
+	Kind        string // "stream", "bucket" or "consumer"
 	Name        string
 	Differences []Difference
 	Err         error // the server's refusal, or nil
@@ -125,6 +127,34 @@ func (e *PublishError) Unwrap() []error {
 		return []error{ErrOutcomeUnknown, e.Err}
 	}
 	return []error{e.Err}
+}
+
+// RevisionError reports a key that was to be changed at one revision and has another. It matches
+// jetstream.ErrKeyRevisionMismatch, and jetstream.ErrKeyNotFound if the key is gone.
+type RevisionError struct {
+	Bucket, Key string
+	Have        uint64 // the key's revision; 0: it is not there
+	Want        uint64 // the revision asked for; 0: it was not to be there
+}
+
+func (e *RevisionError) Error() string {
+	have := fmt.Sprintf("is at revision %d", e.Have)
+	if e.Have == 0 {
+		have = "is not there"
+	}
+	want := fmt.Sprintf("wanted revision %d", e.Want)
+	if e.Want == 0 {
+		want = "wanted none"
+	}
+	return fmt.Sprintf("natty: key %q of bucket %q %s, %s; read it again", e.Key, e.Bucket, have, want)
+}
+
+// Unwrap gives what the error matches in nats.go.
+func (e *RevisionError) Unwrap() []error {
+	if e.Have == 0 {
+		return []error{jetstream.ErrKeyRevisionMismatch, jetstream.ErrKeyNotFound}
+	}
+	return []error{jetstream.ErrKeyRevisionMismatch}
 }
 
 // HandlerError reports a delivery that its handler did not accept. It goes to

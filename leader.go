@@ -169,7 +169,7 @@ func (e *election) begin(lease *Lease) (*Term, error) {
 // fenced returns a write of another key of the bucket.
 func (k *leaseKey) fenced(key string, data []byte, fence string, expected uint64) leaseWrite {
 	return leaseWrite{
-		id: k.c.ids.next(), subject: "$KV." + k.bucket + "." + key, to: k.c.kvSubject(k.bucket, key),
+		id: k.c.ids.next(), subject: keySubject(k.bucket, key), to: k.c.keyTarget(k.bucket, key),
 		data: data, ttl: "never", fence: fence, expected: expected, once: true,
 	}
 }
@@ -194,8 +194,8 @@ func (t *Term) Token() uint64 { return t.lease.Token() }
 // where it has no deadline.
 func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	k := &t.lease.key
-	if wrong := validKey(key); wrong != "" {
-		return &ConfigError{Field: "key", Value: key, Reason: wrong}
+	if err := validKey(k.bucket, key); err != nil {
+		return err
 	}
 	ctx, cancel := withDefaultTimeout(ctx, k.c.cfg.PublishTimeout)
 	defer cancel()

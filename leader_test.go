@@ -312,8 +312,8 @@ func TestElectionThatCannotWorkIsRefused(t *testing.T) {
 		change func(*natty.AsLeaderConfig)
 		want   string
 	}{
-		"no bucket":     {func(c *natty.AsLeaderConfig) { c.Bucket = "" }, "Bucket: is empty"},
-		"no key":        {func(c *natty.AsLeaderConfig) { c.Key = "" }, "Key: is empty"},
+		"no bucket":     {func(c *natty.AsLeaderConfig) { c.Bucket = "" }, "bucket: is empty"},
+		"no key":        {func(c *natty.AsLeaderConfig) { c.Key = "" }, "key: is empty"},
 		"no name":       {func(c *natty.AsLeaderConfig) { c.NodeName = "" }, "NodeName: is empty"},
 		"bucket":        {func(c *natty.AsLeaderConfig) { c.Bucket = "a.b" }, `"a.b"`},
 		"key":           {func(c *natty.AsLeaderConfig) { c.Key = "a b" }, `"a b"`},

@@ -225,7 +225,7 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 	for {
 		select {
 		case m := <-w.hints:
-			if header(m.Header, headerKVOperation) != "" {
+			if header(m.Header, headerOperation) != "" {
 				return nil // released
 			}
 			w.seen, w.since = header(m.Header, headerLease), time.Now()

@@ -13,8 +13,6 @@ import (
 // headerLease names one write of a lease's key, so that the writer finds out what became of it when the answer is lost.
 const headerLease = "Natty-Lease"
 
-const headerKVOperation = "KV-Operation"
-
 // leaseKey is a key that at most one process owns: whoever wrote it last, for as long as the server keeps it. It is
 // written by compare-and-set only, and read from the stream's leader only.
 type leaseKey struct {
@@ -29,18 +27,9 @@ type leaseKey struct {
 
 func (c *Client) leaseKey(bucket, key string, ttl time.Duration, own bool) leaseKey {
 	return leaseKey{
-		c: c, bucket: bucket, key: key, stream: "KV_" + bucket,
-		subject: "$KV." + bucket + "." + key, publishSubject: c.kvSubject(bucket, key), ttl: ttl, own: own,
+		c: c, bucket: bucket, key: key, stream: bucketPrefix + bucket,
+		subject: keySubject(bucket, key), publishSubject: c.keyTarget(bucket, key), ttl: ttl, own: own,
 	}
-}
-
-// kvSubject is where a key is written to.
-func (c *Client) kvSubject(bucket, key string) string {
-	subject := "$KV." + bucket + "." + key
-	if prefix := c.cfg.apiPrefix(); prefix != jetstream.DefaultAPIPrefix {
-		return prefix + subject
-	}
-	return subject
 }
 
 // holding is what the key says.
@@ -66,7 +55,7 @@ func (k *leaseKey) read(ctx context.Context, subject string) (holding, error) {
 	h, _ := nats.DecodeHeadersMsg(stored.Header) // none: somebody else's write
 	now := holding{revision: stored.Sequence, holder: string(stored.Data), write: header(h, headerLease)}
 	// A deleted key leaves a marker, and an expired one too, of another kind.
-	now.held = header(h, headerKVOperation) == "" && header(h, jetstream.MarkerReasonHeader) == ""
+	now.held = header(h, headerOperation) == "" && header(h, jetstream.MarkerReasonHeader) == ""
 	return now, nil
 }
 
@@ -120,7 +109,7 @@ func (w *leaseWrite) message() *nats.Msg {
 		msg.Header[jetstream.MsgTTLHeader] = []string{w.ttl}
 	}
 	if w.remove {
-		msg.Header[headerKVOperation] = []string{"DEL"}
+		msg.Header[headerOperation] = []string{"DEL"}
 	}
 	if w.once {
 		msg.Header[jetstream.MsgIDHeader] = []string{w.id}

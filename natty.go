@@ -26,9 +26,20 @@ type Consumer interface {
 	Process(ctx context.Context, cfg ConsumerConfig, h Handler) error
 }
 
+// KeyValue is the role of a service that keeps state in buckets. A Client has it.
+type KeyValue interface {
+	Get(ctx context.Context, bucket, key string) ([]byte, error)
+	Put(ctx context.Context, bucket, key string, data []byte, ttl ...time.Duration) error
+	Create(ctx context.Context, bucket, key string, data []byte, ttl ...time.Duration) error
+	Update(ctx context.Context, bucket, key string, data []byte, revision uint64) (uint64, error)
+	Refresh(ctx context.Context, bucket, key string) error
+	Delete(ctx context.Context, bucket, key string) error
+}
+
 var (
 	_ Publisher = (*Client)(nil)
 	_ Consumer  = (*Client)(nil)
+	_ KeyValue  = (*Client)(nil)
 )
 
 // Client is a connection to NATS and everything that natty runs on it. Its methods may be
@@ -42,6 +53,9 @@ type Client struct {
 	link *link
 	acks *acks
 	ids  *msgIDs
+
+	buckets sync.Map       // of bucketState by name: what was last seen of buckets
+	caches  sync.WaitGroup // what keeps them up to date; added to under mu
 
 	closeOnce sync.Once
 	closed    chan struct{} // closed when Close has done everything; closeErr is set then
@@ -199,6 +213,7 @@ func (c *Client) shutdown(ctx context.Context) {
 	left, terms := len(c.engines), c.terms
 	c.mu.Unlock()
 	c.releaseAll(ctx)
+	c.caches.Wait() // they wait for nobody
 
 	switch {
 	case left > 0:

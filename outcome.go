@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -106,7 +107,7 @@ func (p *publication) judgeNoResponders(ctx context.Context, err error) error {
 	// Once only: the stream may be back before the API answers.
 	ctx, stop := context.WithTimeout(ctx, attemptTimeout.Min)
 	defer stop()
-	streams, lookErr := p.c.streamNames(ctx, p.msg.Subject)
+	streams, lookErr := p.c.streamNames(ctx, p.subject())
 	switch {
 	case errors.Is(lookErr, nats.ErrNoResponders):
 		return &againError{fmt.Errorf("JetStream does not answer; is it enabled for this account: %w", lookErr)}
@@ -122,7 +123,7 @@ func (p *publication) judgeNoResponders(ctx context.Context, err error) error {
 func (p *publication) lookUp(ctx context.Context) error {
 	ctx, cancel := p.within(ctx)
 	defer cancel()
-	streams, err := p.c.streamsOf(ctx, p.msg.Subject)
+	streams, err := p.c.streamsOf(ctx, p.subject())
 	if err != nil {
 		return fmt.Errorf("cannot look up the stream: %w", err)
 	}
@@ -130,7 +131,7 @@ func (p *publication) lookUp(ctx context.Context) error {
 		return ErrNoStream
 	}
 	var info jetstream.StreamInfo
-	request := map[string]string{"subjects_filter": p.msg.Subject}
+	request := map[string]string{"subjects_filter": p.subject()}
 	if err := p.c.query(ctx, "STREAM.INFO."+streams[0], request, &info); err != nil {
 		return fmt.Errorf("cannot look up stream %q: %w", streams[0], err)
 	}
@@ -144,9 +145,9 @@ func (p *publication) lookUp(ctx context.Context) error {
 func (p *publication) readBack(ctx context.Context, refused error) (*jetstream.PubAck, error) {
 	ctx, cancel := p.within(ctx)
 	defer cancel()
-	requests := []any{map[string]any{"last_by_subj": p.msg.Subject}}
+	requests := []any{map[string]any{"last_by_subj": p.subject()}}
 	if seq, err := strconv.ParseUint(header(p.msg.Header, jetstream.ExpectedLastSubjSeqHeader), 10, 64); err == nil {
-		requests = append(requests, map[string]any{"seq": seq + 1, "next_by_subj": p.msg.Subject})
+		requests = append(requests, map[string]any{"seq": seq + 1, "next_by_subj": p.subject()})
 	}
 	next, err := strconv.ParseUint(header(p.msg.Header, jetstream.ExpectedLastSeqHeader), 10, 64)
 	exact := err == nil
@@ -195,18 +196,26 @@ func (p *publication) limitReached() string {
 	if config.Discard != jetstream.DiscardNew {
 		return ""
 	}
-	size := uint64(len(p.msg.Subject) + p.size() + recordSize)
+	size := uint64(len(p.subject()) + p.size() + recordSize)
 	switch {
 	case config.MaxMsgs > 0 && state.Msgs >= uint64(config.MaxMsgs):
 		return fmt.Sprintf("max_msgs (%d)", config.MaxMsgs)
 	case config.MaxBytes > 0 && state.Bytes+size > uint64(config.MaxBytes):
 		return fmt.Sprintf("max_bytes (%d)", config.MaxBytes)
 	case config.DiscardNewPerSubject && config.MaxMsgsPerSubject > 0 &&
-		(config.SubjectTransform != nil || state.Subjects[p.msg.Subject] >= uint64(config.MaxMsgsPerSubject)):
+		(config.SubjectTransform != nil || state.Subjects[p.subject()] >= uint64(config.MaxMsgsPerSubject)):
 		// A transform stores it under a subject that is not known here.
 		return fmt.Sprintf("max_msgs_per_subject (%d)", config.MaxMsgsPerSubject)
 	}
 	return ""
+}
+
+// subject is what the stream stores the message under: the way to another domain's keys takes the prefix of its API off.
+func (p *publication) subject() string {
+	if key, ok := strings.CutPrefix(p.msg.Subject, p.c.cfg.apiPrefix()+keyPrefix); ok {
+		return keyPrefix + key
+	}
+	return p.msg.Subject
 }
 
 // size is what the server's limits count: headers and data.

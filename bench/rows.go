@@ -50,6 +50,9 @@ var rows = []row{
 	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consume(nothing)},
 	{name: "Excl, AckNone", target: 0.85, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consumeAckNone},
 	{name: "ProcessBatch", target: 1.00, messages: 100_000, prefilled: true, natty: processBatch(500), raw: fetch(500)},
+	{name: "KV Get", target: 0.95, messages: 5_000, natty: keys(nattyGet), raw: keys(rawGet)},
+	{name: "KV Put", target: 0.95, messages: 5_000, natty: keys(nattyPut), raw: keys(rawPut)},
+	{name: "KV Put, ids", messages: 5_000, natty: keys(nattyPut), raw: keys(rawPutWithID)},
 }
 
 var (
