@@ -25,7 +25,7 @@ type row struct {
 // side does a row's work for t.messages messages, and calls t.done when the last one is through.
 type side func(ctx context.Context, t *trial) error
 
-var rows = []row{
+var rows = append([]row{
 	// The same on both sides: how far from 1 it comes out is how far the others can be trusted.
 	{name: "raw vs raw", messages: 5_000, natty: publishers(1, rawPublish), raw: publishers(1, rawPublish)},
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
@@ -34,7 +34,7 @@ var rows = []row{
 	{name: "Process", target: 0.95, messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{}), raw: rawConsume},
 	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Exclusive: true}), raw: rawConsume},
 	{name: "Process x64", messages: 100_000, prefilled: true, natty: nattyProcess(natty.ConsumerConfig{Concurrency: 64}), raw: rawWorkers(64)},
-}
+}, writerRows...)
 
 // publishers shares the messages out to n goroutines.
 func publishers(n int, publish func(ctx context.Context, c client) error) side {
