@@ -70,6 +70,7 @@ type Writer struct {
 	first    *slot // of those without an outcome, in the order they were written
 	last     *slot
 	pending  int    // slots that are in use: without an outcome, or their failure not told yet
+	awaited  int    // of these, whose answer is waited for
 	bytes    int    // of these
 	written  uint64 // counts messages
 	wanted   int    // size of the message that waits for room, or 0
@@ -343,6 +344,7 @@ func (w *Writer) admit(ctx context.Context, s *slot) error {
 	w.bytes += s.size
 	w.written++
 	s.token += w.stride()
+	w.awaited++
 	s.number, s.state = w.written, slotSent
 	s.prev = w.last
 	if w.last == nil {
@@ -449,6 +451,9 @@ func (w *Writer) unlinkLocked(s *slot) {
 	} else {
 		s.next.prev = s.prev
 	}
+	if s.state == slotSent {
+		w.awaited--
+	}
 	first := s.prev == nil
 	s.prev, s.next, s.retry = nil, nil, nil
 	if first {
@@ -479,7 +484,7 @@ func (w *Writer) vacateLocked(s *slot) {
 	clear(s.values)
 	w.free = append(w.free, s)
 	// Not for every message: to wake a goroutine costs as much as to send one.
-	if w.wanted > 0 && w.pending <= w.cfg.MaxPending*3/4 && w.bytes <= w.cfg.MaxPendingBytes*3/4 {
+	if w.awaited == 0 || w.pending <= w.cfg.MaxPending*3/4 && w.bytes <= w.cfg.MaxPendingBytes*3/4 {
 		w.wakeLocked()
 	}
 }

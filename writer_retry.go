@@ -24,6 +24,9 @@ const maxRetries = 64
 // fullPause is the pause after an attempt that found the stream full.
 var fullPause = Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
 
+// leastAttempt is how much time an attempt needs to be of use.
+const leastAttempt = 50 * time.Millisecond
+
 // retry is a message on its way through them.
 type retry struct {
 	s    *slot // has another retry, or none, once the outcome is known
@@ -51,6 +54,7 @@ func (w *Writer) publication(s *slot) *publication {
 // retryLocked hands a message over to a retry, with what its first attempt came to.
 func (w *Writer) retryLocked(s *slot, p *publication, err error) {
 	r := &retry{s: s, p: p, err: err}
+	w.awaited--
 	s.state, s.retry = slotRetrying, r
 	w.retries = append(w.retries, r)
 	if w.retrying < maxRetries {
@@ -102,23 +106,21 @@ func (r *retry) attempt(ctx context.Context) (pause time.Duration, err error) {
 			p.last = again.reason
 		}
 	}
-	left := time.Until(p.deadline)
-	if first == nil || left > 0 && (errors.Is(first, errSilent) || errors.Is(first, nats.ErrDisconnected)) {
+	// A lost connection needs no pause.
+	lost := errors.Is(first, errSilent) || errors.Is(first, nats.ErrDisconnected)
+	if first == nil || lost && time.Until(p.deadline) > leastAttempt {
 		_, err = p.try(ctx)
-		left = time.Until(p.deadline)
 	}
 	if _, again := errors.AsType[*againError](err); again {
 		pause, err = retryPause.delay(p.attempts), p.last
-	} else if errors.Is(err, ErrStreamFull) && left > 0 {
+	} else if errors.Is(err, ErrStreamFull) {
 		pause = fullPause.delay(p.attempts)
 	}
-	switch {
-	case pause > 0 && left <= 0:
+	// With less time left the next attempt would only make unknown what is known.
+	if pause > 0 && time.Until(p.deadline) < pause+leastAttempt {
 		return 0, fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-	case pause > 0:
-		return min(pause, left), err
 	}
-	return 0, err
+	return pause, err
 }
 
 // lateAck gives up waiting for the answers to a message that is through, and reports whether a good one came meanwhile.
@@ -158,7 +160,6 @@ func (w *Writer) failLocked(s *slot, p *publication, err error) {
 		w.settleLocked(s)
 		return
 	}
-	s.state = slotFailed
 	// A copy: an attempt that is stuck in a write may still have the message.
 	msg := &nats.Msg{Subject: p.msg.Subject, Data: slices.Clone(p.msg.Data), Header: maps.Clone(p.msg.Header)}
 	w.reports = append(w.reports, &report{s: s, msg: msg, err: err})
@@ -167,6 +168,7 @@ func (w *Writer) failLocked(s *slot, p *publication, err error) {
 		go w.tell()
 	}
 	w.unlinkLocked(s)
+	s.state = slotFailed
 }
 
 // report is a failure that OnError is to be told.
