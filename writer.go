@@ -81,38 +81,11 @@ type Writer struct {
 	retries  []*retry // that wait for a goroutine
 	retrying int      // goroutines
 	failures failures // that no Flush has returned
+	news     error    // the first of them, to be logged
 	flushes  map[*flush]struct{}
 	reports  []*report // that wait for OnError
 	telling  bool      // a goroutine does
 }
-
-// slot is the place of one message in the window.
-type slot struct {
-	token      uint64 // names slot and message in the reply subject; grows with every message
-	state      slotState
-	number     uint64 // of the message
-	prev, next *slot
-	subject    string
-	id         string
-	ownID      bool
-	size       int
-	sent       time.Time
-	retry      *retry
-
-	// Memory that the next message uses again, unless a retry has taken it.
-	data   []byte
-	header nats.Header // nil for a message without
-	values []string    // what header holds
-}
-
-type slotState int
-
-const (
-	slotFree     slotState = iota
-	slotSent               // its answer is waited for
-	slotRetrying           // a retry has it
-	slotFailed             // OnError has not been told
-)
 
 // NewWriter returns a Writer. The Client's Close closes it.
 func (c *Client) NewWriter(cfg WriterConfig) (*Writer, error) {
@@ -375,127 +348,4 @@ func (w *Writer) unsent(s *slot, err error) (again bool, _ error) {
 	w.settleLocked(s)
 	_, again = errors.AsType[*againError](cause)
 	return again, cause
-}
-
-// fitsLocked reports whether there is room for a message of that size; like the others here, it needs w.mu.
-func (w *Writer) fitsLocked(size int) bool {
-	return w.pending < w.cfg.MaxPending && w.bytes+size <= w.cfg.MaxPendingBytes
-}
-
-// stride is how many slots there may be.
-func (w *Writer) stride() uint64 { return uint64(w.cfg.MaxPending) + 1 }
-
-// vacantLocked returns a slot for the next message. There is one more of them than messages in a full window.
-func (w *Writer) vacantLocked() *slot {
-	if n := len(w.free) - 1; n >= 0 {
-		s := w.free[n]
-		w.free = w.free[:n]
-		return s
-	}
-	s := &slot{token: uint64(len(w.slots))}
-	w.slots = append(w.slots, s)
-	return s
-}
-
-// receive gets the answer to the message of a token.
-func (w *Writer) receive(text string, m *nats.Msg) {
-	token, err := strconv.ParseUint(text, 36, 64)
-	if err != nil {
-		return
-	}
-	if !isPlainAck(m.Data) {
-		_, err = parseAck(m)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	at := int(token % w.stride())
-	if at >= len(w.slots) || w.slots[at].token != token {
-		return
-	}
-	s := w.slots[at]
-	switch {
-	case s.state == slotSent && err != nil:
-		w.retryLocked(s, w.publication(s), err)
-	case s.state == slotSent, s.state == slotRetrying && err == nil: // late, but there
-		w.clock.answered(s.sent)
-		w.settleLocked(s)
-	}
-}
-
-// fail is told that the messages of a subject, or all for "", get no answer.
-func (w *Writer) fail(subject string, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for s := w.first; s != nil; s = s.next {
-		if s.state == slotSent && (subject == "" || s.subject == subject) {
-			w.retryLocked(s, w.publication(s), err)
-		}
-	}
-}
-
-// settleLocked takes a message with an outcome out of the window.
-func (w *Writer) settleLocked(s *slot) {
-	w.unlinkLocked(s)
-	w.vacateLocked(s)
-}
-
-// unlinkLocked takes note that a message has an outcome.
-func (w *Writer) unlinkLocked(s *slot) {
-	if s.prev == nil {
-		w.first = s.next
-	} else {
-		s.prev.next = s.next
-	}
-	if s.next == nil {
-		w.last = s.prev
-	} else {
-		s.next.prev = s.prev
-	}
-	if s.state == slotSent {
-		w.awaited--
-	}
-	first := s.prev == nil
-	s.prev, s.next, s.retry = nil, nil, nil
-	if first {
-		for f := range w.flushes {
-			f.advance(w.first)
-		}
-	}
-	if w.first == nil {
-		w.idleLocked()
-	}
-}
-
-// keptHeaders is how many headers a slot may have had to keep the memory for them.
-const keptHeaders = 16
-
-// vacateLocked gives a slot back. It keeps no more memory than its share of the window.
-func (w *Writer) vacateLocked(s *slot) {
-	w.pending--
-	w.bytes -= s.size
-	s.state, s.subject, s.id = slotFree, "", ""
-	if cap(s.data) > w.cfg.MaxPendingBytes/w.cfg.MaxPending {
-		s.data = nil
-	}
-	if len(s.values) > keptHeaders {
-		s.header, s.values = nil, nil
-	}
-	clear(s.header)
-	clear(s.values)
-	w.free = append(w.free, s)
-	// Not for every message: to wake a goroutine costs as much as to send one.
-	if w.awaited == 0 || w.pending <= w.cfg.MaxPending*3/4 && w.bytes <= w.cfg.MaxPendingBytes*3/4 {
-		w.wakeLocked()
-	}
-}
-
-// wakeLocked tells the Write that waits if there is room for it.
-func (w *Writer) wakeLocked() {
-	if w.wanted == 0 || !w.fitsLocked(w.wanted) {
-		return
-	}
-	select {
-	case w.space <- struct{}{}:
-	default:
-	}
 }
