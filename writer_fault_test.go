@@ -395,3 +395,21 @@ func TestFailedMessagesMayBeWrittenAgainAsTheyAre(t *testing.T) {
 	require.NoError(t, again.Close(testCtx(t)))
 	assert.EqualValues(t, 20, stored(t, w0.s))
 }
+
+func TestWriterSendsAgainWhatItWasGivenThoughTheCallerHasChangedIt(t *testing.T) {
+	t.Parallel()
+	w0 := newWire(t, jetstream.StreamConfig{})
+	w := newWriter(t, w0.c, natty.WriterConfig{})
+	w0.proxy.Freeze()
+	msg := &nats.Msg{Subject: "s", Data: []byte("old"), Header: nats.Header{"A": {"old"}}}
+	require.NoError(t, w.Write(testCtx(t), msg))
+	copy(msg.Data, "new")
+	msg.Header["A"][0] = "new"
+	w0.proxy.Cut()
+	w0.proxy.Thaw()
+	require.NoError(t, w.Close(testCtx(t)))
+	got, err := w0.s.GetMsg(testCtx(t), 1)
+	require.NoError(t, err)
+	assert.Equal(t, "old", string(got.Data))
+	assert.Equal(t, "old", got.Header.Get("A"))
+}

@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
@@ -79,6 +80,8 @@ func (w *Writer) receive(text string, m *nats.Msg) {
 	case s.state == slotSent, s.state == slotRetrying && err == nil: // late, but there
 		w.clock.answered(s.sent)
 		w.settleLocked(s)
+	case s.state == slotRetrying && !s.retry.busy && errors.Is(s.retry.err, errSilent):
+		s.retry.err = err // late too, and says more than silence
 	}
 }
 
@@ -174,7 +177,7 @@ type silence struct {
 }
 
 func (c *silence) init(cfg WriterConfig, tick func()) {
-	c.limit, c.timeout = 2*attemptTimeout.Min, cfg.Timeout
+	c.limit, c.timeout = attemptTimeout.Max/2, cfg.Timeout
 	if cfg.AtLeastOnce {
 		c.limit = attemptTimeout.Max
 	}
