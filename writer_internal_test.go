@@ -12,7 +12,7 @@ func TestSilenceIsNotASlowNetwork(t *testing.T) {
 	var c silence
 	c.init(WriterConfig{Timeout: time.Minute}, func() {})
 	start := time.Now()
-	at := func(d time.Duration) time.Time { return start.Add(d) }
+	at := start.Add
 	c.ticked = start
 	// Answers keep coming, to messages that were sent ten seconds before.
 	now := time.Duration(0)
