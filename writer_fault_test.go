@@ -315,7 +315,7 @@ func TestWriteWaitsForAServerThatIsNotThere(t *testing.T) {
 	proxy := nattytest.Proxy(t, node.URL())
 	proxy.Refuse(true)
 	c := connect(t, natty.Config{Servers: []string{proxy.URL()}, LazyConnect: true})
-	w := newWriter(t, c, natty.WriterConfig{Timeout: 100 * time.Millisecond})
+	w := newWriter(t, c, natty.WriterConfig{})
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	err := w.Write(ctx, nats.NewMsg("s"))
