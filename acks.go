@@ -1,13 +1,16 @@
 package natty
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,6 +22,9 @@ import (
 type acks struct {
 	sub    *nats.Subscription
 	prefix string // of the reply subjects, dot included
+
+	// writers are the open Writers by the first part of their tokens. The map is never changed but replaced, under mu.
+	writers atomic.Pointer[map[string]*Writer]
 
 	// mu guards what follows. It is never held while sending.
 	mu      sync.Mutex
@@ -76,8 +82,41 @@ func (a *acks) abandon(w *ackWaiter, token uint64) (ackAnswer, bool) {
 	return <-w.answer, true
 }
 
+// open makes w get the answers to what it sends. The keys of Writers are not used twice.
+func (a *acks) open(w *Writer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next++
+	w.key = strconv.FormatUint(a.next, 36)
+	writers := map[string]*Writer{w.key: w}
+	maps.Copy(writers, a.openWriters())
+	a.writers.Store(&writers)
+}
+
+func (a *acks) leave(w *Writer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	writers := maps.Clone(a.openWriters())
+	delete(writers, w.key)
+	a.writers.Store(&writers)
+}
+
+func (a *acks) openWriters() map[string]*Writer {
+	if writers := a.writers.Load(); writers != nil {
+		return *writers
+	}
+	return nil
+}
+
 func (a *acks) receive(m *nats.Msg) {
-	token, err := strconv.ParseUint(m.Subject[len(a.prefix):], 36, 64)
+	text := m.Subject[len(a.prefix):]
+	if key, token, ok := strings.Cut(text, "-"); ok {
+		if w := a.openWriters()[key]; w != nil {
+			w.receive(token, m)
+		}
+		return
+	}
+	token, err := strconv.ParseUint(text, 36, 64)
 	if err != nil {
 		return
 	}
@@ -129,6 +168,9 @@ func (a *acks) fail(subject string, err error) {
 	a.mu.Unlock()
 	for _, w := range failed {
 		w.answer <- ackAnswer{err: err}
+	}
+	for _, w := range a.openWriters() {
+		w.fail(subject, err)
 	}
 }
 
@@ -197,6 +239,42 @@ func parsePlainAck(s string) *jetstream.PubAck {
 		return nil
 	}
 	return &jetstream.PubAck{Stream: stream, Sequence: seq}
+}
+
+// isPlainAck reports whether parsePlainAck would read data, without keeping any of it. It may say no for a
+// sequence of twenty digits.
+func isPlainAck(data []byte) bool {
+	data, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok {
+		return false
+	}
+	stream, data, ok := bytes.Cut(data, []byte(`"`))
+	if !ok || len(stream) == 0 {
+		return false
+	}
+	for _, c := range stream {
+		if special(rune(c)) {
+			return false
+		}
+	}
+	data, ok = bytes.CutPrefix(data, []byte(","))
+	if !ok {
+		return false
+	}
+	data, ok = bytes.CutPrefix(bytes.TrimPrefix(data, []byte(" ")), []byte(`"seq":`))
+	if !ok {
+		return false
+	}
+	data, ok = bytes.CutSuffix(data, []byte("}"))
+	if !ok || len(data) == 0 || len(data) > 19 || data[0] == '0' {
+		return false
+	}
+	for _, c := range data {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // special is what JSON writes, or may write, otherwise than it is.

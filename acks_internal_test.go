@@ -53,9 +53,13 @@ func FuzzParseAck(f *testing.F) {
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 		}
-		if plain := parsePlainAck(string(data)); plain != nil {
+		plain := parsePlainAck(string(data))
+		if plain != nil {
 			require.Equal(t, want, plain)
 			require.Nil(t, refusal)
+		}
+		if isPlainAck(data) {
+			require.NotNil(t, plain)
 		}
 	})
 }
@@ -65,6 +69,8 @@ func TestParseAckTakesTheShortWayForWhatServersSend(t *testing.T) {
 	want := &jetstream.PubAck{Stream: "ORDERS_1-a", Sequence: 42}
 	assert.Equal(t, want, parsePlainAck(`{"stream":"ORDERS_1-a","seq":42}`))
 	assert.Equal(t, want, parsePlainAck(`{"stream":"ORDERS_1-a", "seq":42}`), "servers before 2.11")
+	assert.True(t, isPlainAck([]byte(`{"stream":"ORDERS_1-a","seq":42}`)))
+	assert.True(t, isPlainAck([]byte(`{"stream":"ORDERS_1-a", "seq":42}`)))
 }
 
 func TestParseAckKnowsNoResponders(t *testing.T) {

@@ -102,10 +102,12 @@ func (e *DriftError) Error() string {
 
 func (e *DriftError) Unwrap() error { return e.Err }
 
-// PublishError is the type of every error that Publish and PublishMsg return.
+// PublishError is the type of every error that Publish, PublishMsg and Write return, and of what a Writer
+// reports.
 type PublishError struct {
 	Subject string
-	// MsgID is the Nats-Msg-Id the message was sent with, empty if it was never sent.
+	// MsgID is the Nats-Msg-Id the message was sent with, empty if it was never sent, or without one (a Writer with
+	// AtLeastOnce).
 	MsgID string
 	// Unknown means that the message may be stored: publish it again with MsgID to
 	// be sure. The error then matches ErrOutcomeUnknown too.
@@ -115,8 +117,11 @@ type PublishError struct {
 
 func (e *PublishError) Error() string {
 	cause := strings.TrimPrefix(e.Err.Error(), "natty: ")
-	if e.Unknown {
+	switch {
+	case e.Unknown && e.MsgID != "":
 		return fmt.Sprintf("natty: publish to %q (message id %s): %v: %s", e.Subject, e.MsgID, ErrOutcomeUnknown, cause)
+	case e.Unknown:
+		return fmt.Sprintf("natty: publish to %q: %v: %s", e.Subject, ErrOutcomeUnknown, cause)
 	}
 	return fmt.Sprintf("natty: publish to %q: %s", e.Subject, cause)
 }

@@ -167,7 +167,7 @@ func (c *Client) Format(f fmt.State, _ rune) {
 type handlerOf struct{}
 
 // Close ends everything that runs on the Client: consumers stop pulling, hand back what they have not
-// begun, and their handlers get DrainTimeout to finish; then the connection is flushed and closed
+// begun, and their handlers get DrainTimeout to finish; Writers are closed; then the connection is flushed and closed
 // (one given by WithConn is flushed and left open). When ctx ends before, Close closes the connection all
 // the same and returns ctx's error. Publishing is possible until the handlers have ended.
 //
@@ -214,6 +214,8 @@ func (c *Client) shutdown(ctx context.Context) {
 	c.mu.Unlock()
 	c.releaseAll(ctx)
 	c.caches.Wait() // they wait for nobody
+	writersErr := c.closeWriters(ctx)
+	defer func() { c.closeErr = errors.Join(c.closeErr, writersErr) }() // before closed is closed
 
 	switch {
 	case left > 0:
@@ -230,6 +232,34 @@ func (c *Client) shutdown(ctx context.Context) {
 	}
 	c.conn.close()
 	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
+}
+
+// openWriter registers a new Writer, unless the Client is closing.
+func (c *Client) openWriter(w *Writer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil || c.link.isGone() {
+		return fmt.Errorf("natty: %w", ErrClosed)
+	}
+	c.acks.open(w)
+	return nil
+}
+
+// closeWriters closes all Writers at the same time and joins what they return.
+func (c *Client) closeWriters(ctx context.Context) error {
+	var mu sync.Mutex
+	var errs []error
+	var closing sync.WaitGroup
+	for _, w := range c.acks.openWriters() {
+		closing.Go(func() {
+			err := w.Close(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	closing.Wait()
+	return errors.Join(errs...)
 }
 
 // flush waits until the server has seen what was sent, or the connection is lost: consumers have seen to their verdicts

@@ -81,7 +81,7 @@ func (p *publication) judgeRefusal(ctx context.Context, code jetstream.ErrorCode
 		p.unknown = true
 		return nil, &againError{err}
 	case codeWrongLastSeq, codeWrongLastID:
-		if p.unknown {
+		if p.unknown && p.id != "" && p.stream != nil {
 			return p.readBack(ctx, err)
 		}
 	case codeStoreFailed:
@@ -139,6 +139,14 @@ func (p *publication) lookUp(ctx context.Context) error {
 	return nil
 }
 
+// lookUpRecent is lookUp, unless a Writer has asked the same a moment ago.
+func (p *publication) lookUpRecent(ctx context.Context) error {
+	if p.streams == nil {
+		return p.lookUp(ctx)
+	}
+	return p.streams.find(ctx, p)
+}
+
 // readBack finds out whether a conditional publish that was sent before is what makes its own
 // repetition fail: the server compares expected sequences before it looks for duplicates. The message it
 // would have stored is the first one of its subject behind the expected sequence.
@@ -176,7 +184,7 @@ func (p *publication) readBack(ctx context.Context, refused error) (*jetstream.P
 // explainStoreFailed tells a stream that is full from one that could not store for another reason: the server has
 // one code for both.
 func (p *publication) explainStoreFailed(ctx context.Context, err error) error {
-	if lookErr := p.lookUp(ctx); lookErr != nil {
+	if lookErr := p.lookUpRecent(ctx); lookErr != nil {
 		return &againError{errors.Join(err, lookErr)}
 	}
 	if limit := p.limitReached(); limit != "" {

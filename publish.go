@@ -91,9 +91,13 @@ type publication struct {
 	slot     []string // room for the id in the headers
 	ownID    bool     // natty made the id: a duplicate can only be ourselves
 	unknown  bool     // it may be stored
+	repeat   bool     // it may be stored twice: a Writer's, with AtLeastOnce
 	deadline time.Time
 	first    time.Time             // when it was first sent
 	stream   *jetstream.StreamInfo // where it goes, once looked up
+	streams  *streams              // looked up by others a moment ago; or nil
+	attempts int
+	last     error // why the attempt before this one did not do
 
 	// waiter is there while an answer may still come: attempts that follow a silent one share it, so that a
 	// slow answer to any of them counts.
@@ -171,27 +175,41 @@ func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
 }
 
 func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
-	var last error // why the attempt before this one did not do
-	for n := 1; ; n++ {
-		if err := p.ready(ctx, last); err != nil {
-			return nil, err
-		}
-		ack, err := p.attempt(ctx, attemptTimeout.base(n))
-		if err != nil {
-			ack, err = p.judge(ctx, err)
-		}
-		again, ok := errors.AsType[*againError](err)
-		switch {
-		case !ok && last != nil && err != nil && errors.Is(err, ctx.Err()):
-			return nil, fmt.Errorf("%w: %w", err, last)
-		case !ok:
+	for {
+		ack, err := p.try(ctx)
+		if _, again := errors.AsType[*againError](err); !again {
 			return ack, err
 		}
-		last = again.reason
-		if err := p.pause(ctx, retryPause.delay(n)); err != nil {
-			return nil, fmt.Errorf("%w: %w", err, last)
+		if err := p.pause(ctx, retryPause.delay(p.attempts)); err != nil {
+			return nil, fmt.Errorf("%w: %w", err, p.last)
 		}
 	}
+}
+
+// try sends once. An *againError asks for another try after a pause.
+func (p *publication) try(ctx context.Context) (*jetstream.PubAck, error) {
+	if err := p.ready(ctx, p.last); err != nil {
+		return nil, err
+	}
+	p.attempts++
+	ack, err := p.attempt(ctx, p.patience())
+	if err != nil {
+		ack, err = p.judge(ctx, err)
+	}
+	if again, ok := errors.AsType[*againError](err); ok {
+		p.last = again.reason
+	} else if p.last != nil && err != nil && errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("%w: %w", err, p.last)
+	}
+	return ack, err
+}
+
+// patience is how long the attempt waits for its answer.
+func (p *publication) patience() time.Duration {
+	if p.repeat {
+		return attemptTimeout.Max // sending again would store a second copy of what is only late
+	}
+	return attemptTimeout.base(p.attempts)
 }
 
 // ready waits for a connection, and makes sure that sending (again) is safe.
@@ -206,7 +224,10 @@ func (p *publication) ready(ctx context.Context, last error) error {
 		return nil
 	}
 	if p.stream == nil {
-		if err := p.lookUp(ctx); err != nil {
+		switch err := p.lookUpRecent(ctx); {
+		case err != nil && p.repeat:
+			return nil
+		case err != nil:
 			return fmt.Errorf("not sent again, since it cannot be known whether the server would still notice: %w: %w", err, last)
 		}
 	}
@@ -215,7 +236,7 @@ func (p *publication) ready(ctx context.Context, last error) error {
 		return &ConfigError{Field: "stream", Value: config.Name, Reason: "acknowledges nothing (NoAck), so that nobody can know what it stored; set no_ack to false, or publish with Conn().Publish"}
 	}
 	// A tenth is left for the way to the server and for clocks.
-	if window := config.Duplicates; elapsed(p.first) > window-window/10 {
+	if window := config.Duplicates; !p.repeat && elapsed(p.first) > window-window/10 {
 		return fmt.Errorf("not sent again beyond the duplicate window (%v) of stream %q: %w", window, config.Name, last)
 	}
 	return nil
@@ -324,6 +345,11 @@ func newMsgIDs() *msgIDs {
 }
 
 func (g *msgIDs) next() string { return g.prefix + strconv.FormatUint(g.n.Add(1), 36) }
+
+// append appends the next id to b.
+func (g *msgIDs) append(b []byte) []byte {
+	return strconv.AppendUint(append(b, g.prefix...), g.n.Add(1), 36)
+}
 
 var timers = sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
 

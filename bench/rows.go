@@ -28,7 +28,7 @@ type row struct {
 // side does a row's work for t.messages messages, and calls t.done when the last one is through.
 type side func(ctx context.Context, t *trial) error
 
-var rows = []row{
+var rows = append([]row{
 	// The same on both sides: how far from 1 it comes out is how far the others can be trusted.
 	{name: "raw vs raw", messages: 5_000, natty: publishers(1, rawPublish), raw: publishers(1, rawPublish)},
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
@@ -53,7 +53,7 @@ var rows = []row{
 	{name: "KV Get", target: 0.95, messages: 5_000, natty: keys(nattyGet), raw: keys(rawGet)},
 	{name: "KV Put", target: 0.95, messages: 5_000, natty: keys(nattyPut), raw: keys(rawPut)},
 	{name: "KV Put, ids", messages: 5_000, natty: keys(nattyPut), raw: keys(rawPutWithID)},
-}
+}, writerRows...)
 
 var (
 	oneByOne natty.ConsumerConfig
