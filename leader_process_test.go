@@ -77,8 +77,9 @@ func (c *child) signal(s syscall.Signal) time.Time {
 // expect waits for a line that begins with a word and returns the numbers in it, and all lines before.
 func (c *child) expect(word string) (numbers []int64, before []string) {
 	c.t.Helper()
-	for {
+	for began := time.Now(); ; {
 		line := receive(c.t, c.lines)
+		require.Less(c.t, time.Since(began), patience, "no %s, but %s", word, line)
 		if first, _, _ := strings.Cut(line, " "); first == word {
 			return numbersOf(c.t, line), before
 		}
@@ -123,7 +124,7 @@ func TestChildProcess(t *testing.T) {
 
 // writeAlways puts, whatever its ctx says, until it was refused often.
 func writeAlways(ctx context.Context, term *natty.Term) error {
-	report("leads", int64(term.Token()), time.Now().UnixNano()) //nolint:gosec // small
+	report("leads", int64(term.Token()), time.Now().UnixNano())
 	ended := make(chan int64, 1)
 	context.AfterFunc(ctx, func() { ended <- time.Now().UnixNano() })
 	refused := 0
@@ -179,7 +180,9 @@ func TestPausedLeaderWritesNothingWhenItGoesOn(t *testing.T) {
 			history := watchState(t, direct)
 			terms := make(chan *natty.Term, 1)
 			lead(t, connectTo(t, server.URL()), electing("second"), func(ctx context.Context, term *natty.Term) error {
-				assert.NoError(t, term.Put(ctx, "state", fmt.Append(nil, term.Token(), " 0")))
+				if err := term.Put(ctx, "state", fmt.Append(nil, term.Token(), " 0")); err != nil {
+					t.Error(err)
+				}
 				terms <- term
 				<-ctx.Done()
 				return nil
@@ -201,8 +204,8 @@ func TestPausedLeaderWritesNothingWhenItGoesOn(t *testing.T) {
 			t.Logf("its ctx ended %v after it went on", late)
 			assert.Positive(t, late)
 			assert.Less(t, late, time.Second)
-			assert.NoError(t, second.Put(testCtx(t), "state", fmt.Append(nil, second.Token(), " 1")))
-			assertValid(t, history, leads[0], int64(second.Token())) //nolint:gosec // small
+			require.NoError(t, second.Put(testCtx(t), "state", fmt.Append(nil, second.Token(), " 1")))
+			assertValid(t, history, leads[0], int64(second.Token()))
 		})
 	}
 }
@@ -268,7 +271,7 @@ func beIdle(t *testing.T, url string) {
 	<-time.After(time.Second)
 	before, used := sent(), cpu(t)
 	<-time.After(5 * time.Second)
-	report("idle", int64(cpu(t)-used), int64(sent()-before)) //nolint:gosec // small
+	report("idle", int64(cpu(t)-used), int64(sent()-before))
 	<-t.Context().Done()
 }
 

@@ -106,7 +106,9 @@ func TestLostAnswerIsNeitherALostNorAKeptLease(t *testing.T) {
 	}
 	lead(t, c, cfg("a"), func(ctx context.Context, term *natty.Term) error {
 		for i := range 3 {
-			assert.NoError(t, term.Put(ctx, "state", fmt.Append(nil, i)))
+			if err := term.Put(ctx, "state", fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+			}
 		}
 		return r.lead("a", nil)(ctx, term)
 	})
@@ -181,7 +183,7 @@ func TestNeverTwoLeadersUnderChaos(t *testing.T) {
 	for seed := range seeds(t, 3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			electionChaos(t, rand.New(rand.NewPCG(uint64(seed), 1))) //nolint:gosec // not a secret
+			electionChaos(t, rand.New(rand.NewPCG(uint64(seed), 1)))
 		})
 	}
 }
@@ -216,7 +218,7 @@ func electionChaos(t *testing.T, random *rand.Rand) {
 			require.NoError(t, server.Restart())
 		}
 		if random.IntN(5) == 0 {
-			assert.NoError(t, stops[i]())
+			require.NoError(t, stops[i]())
 			stops[i] = lead(t, clients[i], electing("twin"), r.lead(fmt.Sprint(i), nil))
 		}
 		disturb(links[i], random)
@@ -263,7 +265,7 @@ type lockOp struct {
 var lockModel = porcupine.Model{
 	Init: func() any { return lockState{} },
 	Step: func(state, input, _ any) (bool, any) {
-		s, op := state.(lockState), input.(lockOp) //nolint:forcetypeassert,errcheck // nothing else
+		s, op := state.(lockState), input.(lockOp)
 		if op.end {
 			return s.owner == op.token, lockState{last: s.last}
 		}
@@ -291,7 +293,7 @@ func TestHistoriesOfLocksAreLinearizable(t *testing.T) {
 	for seed := range seeds(t, 3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			lockChaos(t, uint64(seed)) //nolint:gosec // small
+			lockChaos(t, uint64(seed))
 		})
 	}
 }
@@ -305,7 +307,7 @@ func lockChaos(t *testing.T, seed uint64) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range clients {
-		random := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // not a secret
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		link := nattytest.Proxy(t, server.URL())
 		t.Cleanup(func() { link.Delay(0); link.Thaw() })
 		c := connectTo(t, link.URL())
@@ -375,7 +377,8 @@ func TestWaitingForALockStarvesNobodyAndSendsNothing(t *testing.T) {
 		wg.Go(func() {
 			for range turns {
 				l, err := all[i].Lock(testCtx(t), door(leaseTTL))
-				if !assert.NoError(t, err) {
+				if err != nil {
+					t.Error(err)
 					return
 				}
 				mu.Lock()

@@ -174,12 +174,12 @@ func (k *leaseKey) resolve(ctx context.Context, w *leaseWrite) (revision uint64,
 	// The fence first: if it has moved, the write has been made by now or never will be.
 	fence, err := k.read(ctx, w.fence)
 	if err != nil {
-		return 0, nil //nolint:nilerr // asked again
+		return 0, nil // asked again
 	}
 	now := fence
 	if w.subject != w.fence {
 		if now, err = k.read(ctx, w.subject); err != nil {
-			return 0, nil //nolint:nilerr // asked again
+			return 0, nil // asked again
 		}
 	}
 	switch {
