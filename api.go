@@ -206,6 +206,8 @@ type storedMsg struct {
 	Sequence uint64 `json:"seq"`
 	Header   []byte `json:"hdrs"`
 	Data     []byte `json:"data"`
+
+	Time time.Time `json:"time"` // when it was stored, by the server's clock
 }
 
 // leaderGet reads one message from the stream's leader. nats.go's reads may be answered by a replica

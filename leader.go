@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/relistan/go-director"
 )
@@ -217,6 +218,8 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	case errors.Is(err, errLost):
 		t.lease.lose(err)
 		return fmt.Errorf("natty: put %q: %w", key, ErrDeposed)
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("natty: put %q: %w: %d bytes, and the server takes %d at most, headers included: %w", key, ErrTooLarge, len(data), k.c.nc.MaxPayload(), err)
 	case err != nil && ctx.Err() != nil:
 		return &PublishError{Subject: w.subject, MsgID: w.id, Unknown: !sent.IsZero(), Err: fmt.Errorf("%w: %w", context.Cause(ctx), err)}
 	case err != nil:

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Lease is what a process has that owns a key: a lock, or the leadership of an election. The key expires on the server
@@ -211,14 +213,18 @@ type waiting struct {
 	key   *leaseKey
 	hints chan *nats.Msg
 	seen  string    // the owner's last write that is known
-	since time.Time // when it was, or became known
+	since time.Time // when it was
+	// expected is the least revision that the owner's next write expects: hints of other writes are refused ones, which
+	// must not put off the next look.
+	expected uint64
 }
 
 // wait returns when it is worth a look.
 func (w *waiting) wait(ctx context.Context, now holding) error {
-	if now.write != w.seen || w.since.IsZero() {
-		w.seen, w.since = now.write, time.Now()
+	if now.write != w.seen || w.since.IsZero() { // its hint was missed
+		w.seen, w.since = now.write, time.Now().Add(-min(max(now.age, 0), w.key.ttl))
 	}
+	w.expected = max(w.expected, now.revision)
 	timer := time.NewTimer(w.left())
 	defer timer.Stop()
 	_, changed := w.key.c.link.watch()
@@ -228,8 +234,9 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 			if header(m.Header, headerOperation) != "" {
 				return nil // released
 			}
-			w.seen, w.since = header(m.Header, headerLease), time.Now()
-			timer.Reset(w.left())
+			if w.hint(m) {
+				timer.Reset(w.left())
+			}
 		case <-timer.C:
 			return nil
 		case <-changed: // hints may have been missed
@@ -238,6 +245,16 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// hint takes note of a write that may be the owner's.
+func (w *waiting) hint(m *nats.Msg) bool {
+	expected, err := strconv.ParseUint(header(m.Header, jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+	if err != nil || expected < w.expected {
+		return false
+	}
+	w.seen, w.since, w.expected = header(m.Header, headerLease), time.Now(), expected+1
+	return true
 }
 
 // left is how long it takes at most until the owner's last write expires; after that, when to look again: the server

@@ -38,6 +38,8 @@ type holding struct {
 	held     bool
 	holder   string // the value
 	write    string // which write it is
+	// age is how long ago it was, as far as this clock and the server's agree.
+	age time.Duration
 }
 
 // look asks the stream's leader who owns the key.
@@ -53,7 +55,10 @@ func (k *leaseKey) read(ctx context.Context, subject string) (holding, error) {
 		return holding{}, err
 	}
 	h, _ := nats.DecodeHeadersMsg(stored.Header) // none: somebody else's write
-	now := holding{revision: stored.Sequence, holder: string(stored.Data), write: header(h, headerLease)}
+	now := holding{
+		revision: stored.Sequence, holder: string(stored.Data), write: header(h, headerLease),
+		age: time.Duration(time.Now().UnixNano() - stored.Time.UnixNano()),
+	}
 	// A deleted key leaves a marker, and an expired one too, of another kind.
 	now.held = header(h, headerOperation) == "" && header(h, jetstream.MarkerReasonHeader) == ""
 	return now, nil
@@ -158,28 +163,30 @@ func (k *leaseKey) resolve(ctx context.Context, w *leaseWrite) (revision uint64,
 	// The fence first: if it has moved, the write has been made by now or never will be.
 	fence, err := k.read(ctx, w.fence)
 	if err != nil {
-		return 0, nil //nolint:nilerr // asked again
+		return 0, nil // asked again
 	}
 	now := fence
 	if w.subject != w.fence {
 		if now, err = k.read(ctx, w.subject); err != nil {
-			return 0, nil //nolint:nilerr // asked again
+			return 0, nil // asked again
 		}
 	}
 	switch {
 	case now.write == w.id:
 		return now.revision, nil
-	case fence.revision != w.expected:
-		return 0, errLost
+	case fence.revision == w.expected:
+		return 0, nil
+	case 0 < fence.revision && fence.revision < w.expected:
+		return 0, nil // a new leader, which has yet to learn what was there before
 	}
-	return 0, nil
+	return 0, errLost
 }
 
 // final reports an answer to a write that would be the same again: a permission, or a stream that cannot take it.
 func final(err error) bool {
 	switch errorCode(err) {
 	case 0:
-		return errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrConnectionClosed)
+		return errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrConnectionClosed)
 	case codeWrongLastSeq, codeConcurrentLastSeq, codeDuplicateInFlight, codeSequenceMismatch:
 		return false
 	}

@@ -1,0 +1,415 @@
+package natty_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/nattytest"
+)
+
+// seeds is how often a test of chance runs: what NATTY_SEEDS says, or n times.
+func seeds(t testing.TB, n int) int {
+	t.Helper()
+	if s := os.Getenv("NATTY_SEEDS"); s != "" {
+		var err error
+		n, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	return n
+}
+
+func TestLeadershipIsHandedOverAtOnce(t *testing.T) {
+	t.Parallel()
+	handovers := 10 * seeds(t, 2)
+	server := nattytest.Server(t)
+	r := &reign{t: t}
+	ctx, cancel := context.WithCancel(testCtx(t))
+	var wg sync.WaitGroup
+	for i := range 3 {
+		c, node := connectTo(t, server.URL()), fmt.Sprint("node-", i)
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				assert.NoError(t, c.Lead(ctx, electing(node), func(_ context.Context, term *natty.Term) error {
+					r.begin(node, term)
+					defer r.end()
+					<-time.After(20 * time.Millisecond)
+					return nil
+				}))
+			}
+		})
+	}
+	eventually(t, func() bool { return r.count() > handovers }, "they take turns")
+	cancel()
+	wg.Wait()
+	var took []time.Duration
+	for n := range handovers {
+		took = append(took, r.began[n+1].Sub(r.ended[n]))
+	}
+	slices.Sort(took)
+	median, worst := took[len(took)/2], took[len(took)*99/100]
+	t.Logf("%d times: median %v, 99th percentile %v", handovers, median, worst)
+	assert.Less(t, median, 100*time.Millisecond)
+}
+
+// intercept calls f with each write of a key when the server has it; through a link with a delay, its answer is still
+// on the way then.
+func intercept(t testing.TB, url, subject string, f func(n int)) {
+	t.Helper()
+	n := 0
+	_, err := connectTo(t, url).Conn().Subscribe(subject, func(m *nats.Msg) {
+		if m.Header.Get("KV-Operation") == "" {
+			n++
+			f(n)
+		}
+	})
+	require.NoError(t, err)
+}
+
+func TestLostAnswerIsNeitherALostNorAKeptLease(t *testing.T) {
+	t.Parallel()
+	const writes = 4 // the first one makes it the leader, the others renew
+	server := nattytest.Server(t)
+	link := nattytest.Proxy(t, server.URL())
+	written := make(chan int, 100)
+	intercept(t, server.URL(), "$KV.elections.job", func(n int) {
+		if n < writes {
+			link.Cut()
+		}
+		written <- n
+	})
+	intercept(t, server.URL(), "$KV.elections.state", func(n int) {
+		if n <= 2 {
+			link.Cut()
+		}
+	})
+	c := connectTo(t, link.URL())
+	link.Delay(20 * time.Millisecond)
+	r := &reign{t: t}
+	cfg := func(node string) natty.AsLeaderConfig {
+		cfg := electing(node)
+		cfg.BucketTTL = 3 * leaseTTL // it has to connect again in time
+		return cfg
+	}
+	lead(t, c, cfg("a"), func(ctx context.Context, term *natty.Term) error {
+		for i := range 3 {
+			if err := term.Put(ctx, "state", fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+			}
+		}
+		return r.lead("a", nil)(ctx, term)
+	})
+	eventually(t, func() bool { return r.count() == 1 }, "it leads")
+	lead(t, connectTo(t, server.URL()), cfg("b"), r.lead("b", nil))
+	for n := 0; n < writes; {
+		n = receive(t, written)
+	}
+	assert.Equal(t, 1, r.count(), "it has led all the time")
+	assert.Equal(t, "a", r.leader())
+	assert.EqualValues(t, 1, r.active.Load())
+}
+
+func TestValidTermIsNotDeposedWhenItsStreamChangesItsLeader(t *testing.T) {
+	t.Parallel()
+	changes := seeds(t, 2)
+	cluster := nattytest.Cluster(t)
+	c := connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3})
+	cfg := electing("a")
+	cfg.BucketTTL = 5 * leaseTTL
+	err := c.Lead(t.Context(), cfg, func(ctx context.Context, term *natty.Term) error {
+		writing, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for n := 0; writing.Err() == nil; n++ {
+					if err := term.Put(ctx, fmt.Sprint("k", i), fmt.Append(nil, n)); !assert.NoError(t, err) {
+						return
+					}
+				}
+			})
+		}
+		for range changes {
+			<-time.After(200 * time.Millisecond)
+			_, _ = c.Conn().Request("$JS.API.STREAM.LEADER.STEPDOWN.KV_elections", nil, time.Second) // may get no answer
+		}
+		cancel()
+		wg.Wait()
+		return ctx.Err()
+	})
+	require.NoError(t, err)
+}
+
+func TestNeverTwoLeadersInAClusterThatLosesNodes(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	r := &reign{t: t}
+	for range 3 {
+		lead(t, connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3}), electing("twin"), r.lead("twin", nil))
+	}
+	asked := connect(t, natty.Config{Servers: cluster.URLs()})
+	led := func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return asked.HaveLeader(ctx, "twin", "elections", "job") && r.active.Load() == 1
+	}
+	eventually(t, led, "somebody leads")
+	for range seeds(t, 2) {
+		node := cluster.StreamLeader("KV_elections")
+		node.Stop()
+		eventually(t, led, "without the node that is down")
+		require.NoError(t, node.Restart())
+		cluster.WaitReady()
+		eventually(t, led, "and afterwards")
+	}
+	t.Logf("%d terms", r.count())
+}
+
+// TestNeverTwoLeadersUnderChaos cuts, freezes and delays connections, stops leaders, and restarts the server at random.
+func TestNeverTwoLeadersUnderChaos(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(t, 3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			electionChaos(t, rand.New(rand.NewPCG(uint64(seed), 1)))
+		})
+	}
+}
+
+func electionChaos(t *testing.T, random *rand.Rand) {
+	t.Helper()
+	const steps = 12
+	server := nattytest.Server(t)
+	r := &reign{t: t}
+	links, clients, stops := [3]*nattytest.Link{}, [3]*natty.Client{}, [3]func() error{}
+	for i := range links {
+		links[i] = nattytest.Proxy(t, server.URL())
+		clients[i] = connectTo(t, links[i].URL())
+		stops[i] = lead(t, clients[i], electing("twin"), r.lead(fmt.Sprint(i), nil))
+	}
+	whole := func() {
+		for _, l := range links {
+			l.Delay(0)
+			l.Thaw()
+		}
+	}
+	t.Cleanup(whole)
+	eventually(t, func() bool { return r.count() > 0 }, "somebody leads")
+	for range steps {
+		i := random.IntN(len(links))
+		if random.IntN(3) > 0 {
+			i, _ = strconv.Atoi(r.leader())
+		}
+		if random.IntN(20) == 0 {
+			server.Stop()
+			<-time.After(time.Duration(random.Int64N(int64(leaseTTL))))
+			require.NoError(t, server.Restart())
+		}
+		if random.IntN(5) == 0 {
+			require.NoError(t, stops[i]())
+			stops[i] = lead(t, clients[i], electing("twin"), r.lead(fmt.Sprint(i), nil))
+		}
+		disturb(links[i], random)
+		<-time.After(time.Duration(random.Int64N(int64(leaseTTL / 3))))
+	}
+	whole()
+	before := r.count()
+	eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return r.active.Load() == 1 && clients[0].HaveLeader(ctx, "twin", "elections", "job")
+	}, "somebody leads in the end")
+	t.Logf("%d terms, %d of them under faults", r.count(), before)
+}
+
+// disturb makes a fault of the network, which ends by itself.
+func disturb(link *nattytest.Link, random *rand.Rand) {
+	switch random.IntN(5) {
+	case 0:
+		link.Cut()
+	case 1:
+		link.Delay(time.Duration(random.Int64N(int64(leaseTTL / 8))))
+	case 2:
+		link.Freeze()
+		time.AfterFunc(time.Duration(random.Int64N(int64(2*leaseTTL))), link.Thaw)
+	case 3:
+		link.FreezeReplies()
+		time.AfterFunc(time.Duration(random.Int64N(int64(2*leaseTTL))), link.Thaw)
+	case 4:
+		link.FreezeReplies()
+		time.AfterFunc(time.Duration(random.Int64N(int64(leaseTTL/2))), func() { link.Cut(); link.Thaw() })
+	}
+}
+
+// The lock as one that sees all would describe it: whose it is, by token, or nobody's.
+type lockState struct{ owner, last uint64 }
+
+// lockOp gives the lock to the owner of a token, or takes it from it.
+type lockOp struct {
+	token uint64
+	end   bool
+}
+
+var lockModel = porcupine.Model{
+	Init: func() any { return lockState{} },
+	Step: func(state, input, _ any) (bool, any) {
+		s, op := state.(lockState), input.(lockOp)
+		if op.end {
+			return s.owner == op.token, lockState{last: s.last}
+		}
+		return s.owner == 0 && op.token > s.last, lockState{owner: op.token, last: op.token}
+	},
+}
+
+// lockLog is a history of locking.
+type lockLog struct {
+	mu    sync.Mutex
+	began time.Time
+	ops   []porcupine.Operation
+}
+
+func (h *lockLog) add(client int, op lockOp, call, back time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, porcupine.Operation{
+		ClientId: client, Input: op, Call: int64(call.Sub(h.began)), Return: int64(back.Sub(h.began)),
+	})
+}
+
+func TestHistoriesOfLocksAreLinearizable(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(t, 3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			lockChaos(t, uint64(seed))
+		})
+	}
+}
+
+func lockChaos(t *testing.T, seed uint64) {
+	t.Helper()
+	const clients, lasting = 8, 3 * leaseTTL
+	server := nattytest.Server(t)
+	h := &lockLog{began: time.Now()}
+	ctx, cancel := context.WithTimeout(t.Context(), lasting)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range clients {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		link := nattytest.Proxy(t, server.URL())
+		t.Cleanup(func() { link.Delay(0); link.Thaw() })
+		c := connectTo(t, link.URL())
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if random.IntN(30) == 0 {
+					disturb(link, random)
+				}
+				h.lockOnce(ctx, c, i, random)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(lockModel, h.ops, patience))
+	t.Logf("%d operations", len(h.ops))
+	assert.NotEmpty(t, h.ops)
+}
+
+// lockOnce locks, stays for a while, and releases, unless the lock is lost before.
+func (h *lockLog) lockOnce(ctx context.Context, c *natty.Client, client int, random *rand.Rand) {
+	lock := c.Lock
+	if random.IntN(3) == 0 {
+		lock = c.TryLock
+		<-time.After(time.Duration(random.Int64N(int64(20 * time.Millisecond))))
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseTTL*2)
+	defer cancel()
+	called := time.Now()
+	l, err := lock(ctx, door(leaseTTL))
+	if err != nil {
+		return
+	}
+	h.add(client, lockOp{token: l.Token()}, called, time.Now())
+	lost := make(chan time.Time, 1)
+	context.AfterFunc(l.Context(), func() { lost <- time.Now() })
+	stay := time.Duration(random.Int64N(int64(30 * time.Millisecond)))
+	if random.IntN(40) == 0 {
+		stay = leaseTTL
+	}
+	select {
+	case <-time.After(stay):
+	case <-l.Context().Done():
+	}
+	called = time.Now()
+	err = l.Release(ctx)
+	back := time.Now()
+	if errors.Is(context.Cause(l.Context()), natty.ErrDeposed) { // it was over when the ctx ended, and no later
+		called = <-lost
+		back = called
+	}
+	h.add(client, lockOp{token: l.Token(), end: true}, called, back)
+	_ = err // whatever it says, it is not the owner any more
+}
+
+func TestWaitingForALockStarvesNobodyAndSendsNothing(t *testing.T) {
+	t.Parallel()
+	const clients, turns = 8, 25
+	server := nattytest.Server(t)
+	holder, err := connectTo(t, server.URL()).Lock(testCtx(t), door(leaseTTL))
+	require.NoError(t, err)
+	var mu sync.Mutex
+	var order []int
+	var wg sync.WaitGroup
+	all := make([]*natty.Client, clients)
+	for i := range all {
+		all[i] = connectTo(t, server.URL())
+		wg.Go(func() {
+			for range turns {
+				l, err := all[i].Lock(testCtx(t), door(leaseTTL))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+				assert.NoError(t, l.Release(testCtx(t)))
+			}
+		})
+	}
+	sent := func() (n uint64) {
+		for _, c := range all {
+			n += c.Conn().Stats().OutMsgs
+		}
+		return n
+	}
+	<-time.After(leaseTTL / 2)
+	before := sent()
+	<-time.After(leaseTTL * 3 / 2)
+	assert.Equal(t, before, sent(), "waiting sends nothing")
+	require.NoError(t, holder.Release(testCtx(t)))
+	wg.Wait()
+
+	longest, last := 0, map[int]int{}
+	got, done := make([]int, clients), false
+	for n, i := range order {
+		longest, last[i] = max(longest, n-last[i]), n
+		if !done {
+			got[i]++
+			done = got[i] == turns
+		}
+	}
+	t.Logf("turns when the first one had all of its %d: %v; %d turns of others at most between two of one", turns, got, longest)
+	assert.Greater(t, slices.Min(got), turns/5, "nobody starves: %v", got)
+}
