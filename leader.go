@@ -85,7 +85,7 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 		over, err := e.term(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil //nolint:nilerr // the end of ctx is no error
+			return nil
 		case over:
 			return err
 		case err == nil: // deposed

@@ -40,7 +40,7 @@ type child struct {
 // spawn starts a process that runs TestChildProcess in a role. It ends with the test, at the latest.
 func spawn(t testing.TB, role, url string) *child {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChildProcess$", "-test.timeout=5m") //nolint:gosec // itself
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChildProcess$", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), envRole+"="+role, envURL+"="+url)
 	cmd.Stderr = os.Stderr
 	_, err := cmd.StdinPipe() // its end is how the child learns of this process's
