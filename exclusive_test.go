@@ -162,7 +162,7 @@ func fillAsync(t testing.TB, c *natty.Client, subject string, n int) {
 	acks := make([]jetstream.PubAckFuture, n)
 	for i := range n {
 		var err error
-		acks[i], err = js.PublishAsync(subject, fmt.Append(nil, i))
+		acks[i], err = js.PublishAsync(subject, fmt.Append(nil, i), jetstream.WithStallWait(patience))
 		require.NoError(t, err)
 	}
 	for _, ack := range acks {

@@ -126,6 +126,7 @@ func thawedUntilStored(t *testing.T, proxy *nattytest.Link, direct *natty.Client
 			return true
 		}
 		proxy.Thaw()
+		<-time.After(time.Millisecond) // for what waits in the proxy
 		proxy.FreezeReplies()
 		return false
 	}

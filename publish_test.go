@@ -309,7 +309,7 @@ func TestPublishWithAContextThatHasEndedSendsNothing(t *testing.T) {
 func TestPublishWithoutJetStreamSaysSoWhenTimeIsUp(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStream = false }))
-	c := connect(t, natty.Config{Servers: []string{node.URL()}, PublishTimeout: 300 * time.Millisecond})
+	c := connect(t, natty.Config{Servers: []string{node.URL()}, PublishTimeout: time.Second})
 	err := c.Publish(t.Context(), "s", nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
