@@ -30,8 +30,7 @@ var (
 	// ErrUnsupported says that the server is too old for what was asked of it; the error names what, and since when
 	// it can.
 	ErrUnsupported = errors.New("not supported by the server")
-	// ErrDeposed says that a lease is lost: it could not be renewed in time, or somebody else has it. What was
-	// to be written under it was not.
+	// ErrDeposed says that a lease is lost: it could not be renewed in time, or somebody else has it.
 	ErrDeposed = errors.New("the lease is lost")
 	// ErrLocked says that another one has the lock.
 	ErrLocked = errors.New("locked by another")

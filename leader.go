@@ -192,7 +192,7 @@ func (t *Term) Token() uint64 { return t.lease.Token() }
 // be written.
 //
 // An error that matches ErrOutcomeUnknown says that it may have been written. ctx bounds the attempt, Config.PublishTimeout
-// where it has no deadline.
+// where it has no deadline. ErrDeposed alone may stand for a write whose answer got lost and that the next leader has overwritten.
 func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	k := &t.lease.key
 	if err := validKey(k.bucket, key); err != nil {

@@ -27,12 +27,12 @@ type LockConfig struct {
 // Waiting costs the server nothing. A lock that is released is taken at once by one of those that wait; whoever had
 // it last stands back for a moment.
 func (c *Client) Lock(ctx context.Context, cfg LockConfig) (*Lease, error) {
-	return c.lock(ctx, cfg, func(k *leaseKey, owner string) (*Lease, error) { return k.acquire(ctx, owner) })
+	return c.lock(ctx, cfg, func(ctx context.Context, k *leaseKey, owner string) (*Lease, error) { return k.acquire(ctx, owner) })
 }
 
 // TryLock is Lock without waiting: ErrLocked says that somebody else has it.
 func (c *Client) TryLock(ctx context.Context, cfg LockConfig) (*Lease, error) {
-	return c.lock(ctx, cfg, func(k *leaseKey, owner string) (*Lease, error) {
+	return c.lock(ctx, cfg, func(ctx context.Context, k *leaseKey, owner string) (*Lease, error) {
 		ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
 		defer cancel()
 		now, err := k.look(ctx)
@@ -53,7 +53,7 @@ func (c *Client) TryLock(ctx context.Context, cfg LockConfig) (*Lease, error) {
 	})
 }
 
-func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(k *leaseKey, owner string) (*Lease, error)) (*Lease, error) {
+func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(ctx context.Context, k *leaseKey, owner string) (*Lease, error)) (*Lease, error) {
 	cfg.Owner, cfg.TTL = cmp.Or(cfg.Owner, c.cfg.Name), cmp.Or(cfg.TTL, defaultLeaseTTL)
 	if err := cmp.Or(validLease(cfg.Bucket, cfg.Key, "Owner", cfg.Owner), validLeaseTTL("TTL", cfg.TTL)); err != nil {
 		return nil, err
@@ -63,10 +63,16 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(k *lease
 		return nil, err
 	}
 	k := c.leaseKey(cfg.Bucket, cfg.Key, cfg.TTL, true)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
 	if err := c.standBack(ctx, &k); err != nil {
 		return nil, err
 	}
-	l, err := acquire(&k, cfg.Owner)
+	l, err := acquire(ctx, &k, cfg.Owner)
+	if err != nil && c.life.Err() != nil {
+		return nil, fmt.Errorf("natty: %s: %w", k.name(), ErrClosed)
+	}
 	if err != nil {
 		return nil, err
 	}
