@@ -70,8 +70,8 @@ type ConsumerConfig struct {
 	AckWait time.Duration `json:"ack_wait,omitempty"`
 	// MaxDeliver makes a failure final at this delivery or a later one: the message goes to DeadLetter. Deliveries are
 	// counted by the server, and a hand-back at a shutdown is one too; a message that did not fail is not
-	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is tried once more, apart from others like
-	// it, and when it still comes again it is taken for one that kills its process, and goes to DeadLetter. 0: for ever.
+	// given up for its count, unless that is above 2·MaxDeliver + 5: then it is tried once more, while nothing else is
+	// handled here, and if it comes again after that, it goes to DeadLetter as one that kills its process. 0: for ever.
 	MaxDeliver int `json:"max_deliver,omitempty"`
 	// DeadLetter is the subject that gets a copy of what is given up (Permanent, or MaxDeliver) before it is taken off. It
 	// must be in a stream, and not among what the consumer receives itself. Required when MaxDeliver is set; without it

@@ -29,10 +29,12 @@ func (e *engine) doubtful(d Delivery) bool {
 // condemned gives up a message that has been delivered so often, without anybody's saying that it failed, that it
 // must be what kills the processes that handle it.
 func (e *engine) condemned(h *held) error {
-	if !e.doubtful(h.d) {
-		return nil
-	}
-	if e.exclusive == nil && !e.tried(h.d) { // else it is deliveries to those that begin with it that are counted
+	switch {
+	case e.exclusive != nil: // where deliveries are takeovers, counted for the message that was begun
+		if !e.doubtful(h.d) {
+			return nil
+		}
+	case !h.doubtful || !e.tried(h.d):
 		return nil
 	}
 	return Permanent(fmt.Errorf("delivered %d times and never settled: it may kill the process that handles it", h.d.Attempt-1))

@@ -156,6 +156,7 @@ func cutOff(errs <-chan error) bool {
 	return false
 }
 
+// fillAsync is fill for many messages.
 func fillAsync(t testing.TB, c *natty.Client, subject string, n int) {
 	t.Helper()
 	js := c.JetStream()

@@ -16,7 +16,7 @@ type held struct {
 	delivered   uint64 // the consumer sequence; Exclusive only
 	key         string // what it is ordered by
 	prev, next  *held
-	// doubtful messages are tried one at a time; see doubt.
+	// doubtful messages are tried alone, see doubt.go.
 	doubtful bool
 	// let means that it was given back: when it comes again, that is a new delivery.
 	let bool
