@@ -2,9 +2,12 @@ package natty_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +23,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// The tests wait more than they compute: more of them at once than there are CPUs.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set(f.Name, strconv.Itoa(3*runtime.GOMAXPROCS(0)))
+	}
 	// A node that is stopped while it creates a replica leaves the goroutines of that replica's store behind: the
 	// server's own leak (createRaftGroup returns without stopping the store), seen with 2.15.2.
 	goleak.VerifyTestMain(m,
