@@ -36,11 +36,21 @@ type KeyValue interface {
 	Delete(ctx context.Context, bucket, key string) error
 }
 
-var (
-	_ Publisher = (*Client)(nil)
-	_ Consumer  = (*Client)(nil)
-	_ KeyValue  = (*Client)(nil)
-)
+// Elector is the role of a service of which one instance leads. A Client has it.
+type Elector interface {
+	AsLeader(ctx context.Context, cfg AsLeaderConfig, f func() error) error
+	Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) error
+}
+
+// Natty is all of these roles.
+type Natty interface {
+	Publisher
+	Consumer
+	KeyValue
+	Elector
+}
+
+var _ Natty = (*Client)(nil)
 
 // Client is a connection to NATS and everything that natty runs on it. Its methods may be
 // called from many goroutines. Make one with Connect, share it, Close it.
