@@ -140,7 +140,7 @@ func TestFailingMessageHoldsBackItsKeyAlone(t *testing.T) {
 	tries := make(chan int, 1000)
 	process(t, c, natty.ConsumerConfig{
 		Subjects: []string{"s"}, Concurrency: 4, OrderBy: keyOf, MaxPollRecords: 1000, MaxDeliver: 4, DeadLetter: "dead",
-		Backoff: natty.Backoff{Min: 100 * time.Millisecond, Max: 100 * time.Millisecond},
+		Backoff: natty.Backoff{Min: time.Second, Max: time.Second},
 	}, func(ctx context.Context, msg *nats.Msg) error {
 		if string(msg.Data) == "k0-0" {
 			d, _ := natty.DeliveryFrom(ctx)
@@ -155,7 +155,7 @@ func TestFailingMessageHoldsBackItsKeyAlone(t *testing.T) {
 		return nil
 	})
 	publishKeys(t, c, 5, 20)
-	eventually(t, func() bool { return seen.distinct() == 4*20 }, "other keys go on")
+	eventually(t, func() bool { return seen.distinct() >= 4*20 }, "other keys go on")
 	eventually(t, func() bool { return only(c).BlockedBy == "k0" && only(c).Blocked > 0 }, "Health names the key")
 	eventually(t, func() bool { return seen.distinct() == 5*20-1 }, "the key goes on after its first is given up")
 	for attempt := 1; attempt <= 4; attempt++ {

@@ -330,7 +330,7 @@ func TestPublishWithoutJetStreamForTheAccountSaysSo(t *testing.T) {
 		o.Users = append(o.Users, &server.User{Username: "app", Password: "secret", Account: plain})
 	}))
 	c := connect(t, natty.Config{
-		Servers: []string{node.URL()}, User: "app", Password: "secret", PublishTimeout: 300 * time.Millisecond,
+		Servers: []string{node.URL()}, User: "app", Password: "secret", PublishTimeout: time.Second,
 	})
 	err := c.Publish(t.Context(), "s", nil)
 	require.Error(t, err)
