@@ -183,7 +183,19 @@ func (p *publication) send(ctx context.Context) (*jetstream.PubAck, error) {
 		if err := p.pause(ctx, retryPause.delay(p.attempts)); err != nil {
 			return nil, fmt.Errorf("%w: %w", err, p.last)
 		}
+		if !p.unknown && p.left(ctx) < leastAttempt {
+			return nil, fmt.Errorf("%w: %w", context.DeadlineExceeded, p.last)
+		}
 	}
+}
+
+// left is how much time there is. publish has given p a deadline if ctx has none.
+func (p *publication) left(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok || !p.deadline.IsZero() && p.deadline.Before(deadline) {
+		deadline = p.deadline
+	}
+	return time.Until(deadline)
 }
 
 // try sends once. An *againError asks for another try after a pause.
