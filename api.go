@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -69,6 +70,19 @@ func passing(err error) bool {
 			errors.Is(err, nats.ErrReconnectBufExceeded)
 	}
 	return false
+}
+
+// missing reports that the stream or the durable is not there. A durable may be gone again just after it was made: to the
+// request that makes it, one that is being deleted still is there (server 2.15).
+func missing(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || errorCode(err) == codeNoConsumer
+}
+
+// serverFault reports that the server failed where there was nothing wrong with the request. It fails for a moment to make
+// a durable while it still removes the files of the one before (server 2.15).
+func serverFault(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.Code >= http.StatusInternalServerError
 }
 
 // api sends a request to JetStream's API and returns the answer, or the server's error as a

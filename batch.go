@@ -42,11 +42,8 @@ func (c *Client) PublishBatch(ctx context.Context, msgs []*nats.Msg) error {
 	if err := b.take(msgs); err != nil {
 		return err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.PublishTimeout)
-		defer cancel()
-	}
+	ctx, cancel := withDefaultTimeout(ctx, c.cfg.PublishTimeout)
+	defer cancel()
 	if err := b.prepare(ctx); err != nil {
 		return b.failed(err)
 	}

@@ -3,7 +3,6 @@ package natty
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,13 +28,9 @@ type Cache[T any] struct {
 func (b *Bucket[T]) Cached(ctx context.Context) (*Cache[T], error) {
 	cache := &Cache[T]{b: b, values: map[string]T{}}
 	first := make(chan error, 1)
-	b.c.mu.Lock()
-	if b.c.life.Err() != nil {
-		b.c.mu.Unlock()
-		return nil, fmt.Errorf("natty: %w", ErrClosed)
+	if err := b.c.whileOpen(func() { b.c.caches.Add(1) }); err != nil {
+		return nil, err
 	}
-	b.c.caches.Add(1)
-	b.c.mu.Unlock()
 	go func() {
 		defer b.c.caches.Done()
 		cache.follow(ctx, first)

@@ -60,23 +60,12 @@ func consumerOf(name, settings string) string {
 // start runs a service in the background. stop ends it and returns what Run returned.
 func start(t testing.TB, s *natty.Service, handlers map[string]natty.Handler) (ended <-chan error, stop func() error) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2) // for the test, and for stop
-	go func() {
+	done := make(chan error, 1)
+	stop = background(t, "Run", func(ctx context.Context) error {
 		err := s.Run(ctx, handlers, quiet)
 		done <- err
-		done <- err
-	}()
-	stop = sync.OnceValue(func() error {
-		cancel()
-		select {
-		case err := <-done:
-			return err
-		case <-time.After(patience):
-			return fmt.Errorf("Run did not return within %v", patience)
-		}
+		return err
 	})
-	t.Cleanup(func() { _ = stop() })
 	return done, stop
 }
 

@@ -40,7 +40,7 @@ const maxHeaderValue = 1024
 func letterFor(subject string, h *held, reason error) *nats.Msg {
 	header := make(nats.Header, len(h.msg.Header)+8)
 	for name, values := range h.msg.Header {
-		if len(name) >= len(natsPrefix) && strings.EqualFold(name[:len(natsPrefix)], natsPrefix) {
+		if isServers(name) {
 			name = originalPrefix + name[len(natsPrefix):]
 		}
 		header[name] = values
@@ -56,6 +56,11 @@ func letterFor(subject string, h *held, reason error) *nats.Msg {
 	header.Set(headerTime, time.Now().UTC().Format(time.RFC3339Nano))
 	header.Set(jetstream.MsgIDHeader, fmt.Sprintf("natty-dead-%s-%s-%d-%d", d.Stream, d.Durable, d.Sequence, d.Time.UnixNano()))
 	return &nats.Msg{Subject: subject, Header: header, Data: h.msg.Data}
+}
+
+// isServers reports whether a header is one that the server acts on.
+func isServers(name string) bool {
+	return len(name) >= len(natsPrefix) && strings.EqualFold(name[:len(natsPrefix)], natsPrefix)
 }
 
 // headerValue makes a text fit for a header: one line, not too long.
@@ -271,7 +276,7 @@ func (c *Client) redrive(ctx context.Context, l DeadLetter) error {
 	}
 	// Without it nobody would take the message: other durables skip it, and an Interest stream would not even store it.
 	err := c.query(ctx, "CONSUMER.INFO."+l.Stream+"."+l.Durable, nil, &struct{}{})
-	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+	if missing(err) {
 		return fmt.Errorf("durable %q on stream %q, which it is for, is gone; publish what is in the letter anew, or make the durable again: %w", l.Durable, l.Stream, err)
 	}
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"strings"
 	"time"
 
@@ -35,19 +34,6 @@ func (e *engine) heal(ctx context.Context, lost durable) (durable, string, error
 			return d, "", err
 		}
 	}
-}
-
-// missing reports that the stream or the durable is not there. A durable may be gone again just after it was made: to the
-// request that makes it, one that is being deleted still is there (server 2.15).
-func missing(err error) bool {
-	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || errorCode(err) == codeNoConsumer
-}
-
-// serverFault reports that the server failed where there was nothing wrong with the request. It fails for a moment to make
-// a durable while it still removes the files of the one before (server 2.15).
-func serverFault(err error) bool {
-	refused, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && refused.Code >= http.StatusInternalServerError
 }
 
 func (e *engine) healOnce(ctx context.Context, lost durable) (durable, string, error) {

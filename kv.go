@@ -18,7 +18,7 @@ const (
 	headerOperation = "KV-Operation"
 )
 
-// ttlNever is the TTL of a key that outlives its bucket's.
+// ttlNever is the TTL of a message that outlives its stream's MaxAge.
 const ttlNever = "never"
 
 func keySubject(bucket, key string) string { return keyPrefix + bucket + "." + key }

@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,16 +35,6 @@ const defaultLeaseTTL = 10 * time.Second
 // termSuffix makes the name of the key that fences the writes of a term.
 const termSuffix = "._term"
 
-func (cfg AsLeaderConfig) withDefaults(replicas int) AsLeaderConfig {
-	if cfg.BucketTTL == 0 {
-		cfg.BucketTTL = defaultLeaseTTL
-	}
-	if cfg.ReplicaCount == 0 {
-		cfg.ReplicaCount = replicas
-	}
-	return cfg
-}
-
 func (cfg AsLeaderConfig) validate() error {
 	if err := validLease(cfg.Bucket, cfg.Key, "NodeName", cfg.NodeName); err != nil {
 		return err
@@ -68,7 +59,7 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 	if f == nil {
 		return &ConfigError{Field: "f", Reason: "is nil; give a function to run as the leader"}
 	}
-	cfg = cfg.withDefaults(c.cfg.Replicas)
+	cfg.BucketTTL = cmp.Or(cfg.BucketTTL, defaultLeaseTTL)
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -171,7 +162,7 @@ func (e *election) begin(lease *Lease) (*Term, error) {
 func (k *leaseKey) fenced(key string, data []byte, fence string, expected uint64) leaseWrite {
 	return leaseWrite{
 		id: k.c.ids.next(), subject: keySubject(k.bucket, key), to: k.c.keyTarget(k.bucket, key),
-		data: data, ttl: "never", fence: fence, expected: expected, once: true,
+		data: data, ttl: ttlNever, fence: fence, expected: expected, once: true,
 	}
 }
 
@@ -235,7 +226,7 @@ func (t *Term) mayWrite(ctx context.Context, key string) error {
 	}
 	k := &t.lease.key
 	of := strings.TrimSuffix(key, termSuffix)
-	fence, err := k.read(ctx, "$KV."+k.bucket+"."+of+termSuffix)
+	fence, err := k.read(ctx, keySubject(k.bucket, of+termSuffix))
 	switch {
 	case of != key, key == k.key, err == nil && fence.revision != 0:
 		return &ConfigError{Field: "key", Value: key, Reason: "belongs to an election of bucket " + k.bucket + "; use another one"}
@@ -254,7 +245,6 @@ func (t *Term) run(ctx context.Context, f func(ctx context.Context, term *Term) 
 	ctx, end := context.WithCancelCause(context.WithValue(ctx, handlerOf{}, t.lease.key.c))
 	defer end(nil)
 	defer context.AfterFunc(t.lease.ctx, func() { end(context.Cause(t.lease.ctx)) })()
-	err = errGoexit
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("natty: the leader panicked: %v\n%s", p, debug.Stack())

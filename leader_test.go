@@ -2,7 +2,6 @@ package natty_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -85,20 +84,7 @@ func (r *reign) leader() string {
 // lead runs Lead in the background until stop is called, which returns what it returned.
 func lead(t testing.TB, c *natty.Client, cfg natty.AsLeaderConfig, f func(context.Context, *natty.Term) error) (stop func() error) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- c.Lead(ctx, cfg, f) }()
-	stop = sync.OnceValue(func() error {
-		cancel()
-		select {
-		case err := <-done:
-			return err
-		case <-time.After(patience):
-			return errors.New("Lead did not return")
-		}
-	})
-	t.Cleanup(func() { _ = stop() })
-	return stop
+	return background(t, "Lead", func(ctx context.Context) error { return c.Lead(ctx, cfg, f) })
 }
 
 func TestOnlyOneLeadsAndTheNextFollowsAtOnceWhenItStops(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 // leaseBucket is the bucket that leases need.
 type leaseBucket struct {
 	name, description string
-	replicas          int
+	replicas          int           // 0: Config.Replicas
 	ttl               time.Duration // of the bucket; zero where keys have their own,
 	perKey            time.Duration // which is this one
 }

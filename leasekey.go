@@ -48,20 +48,17 @@ func (k *leaseKey) look(ctx context.Context) (holding, error) { return k.read(ct
 // read reads any key of the bucket from the stream's leader.
 func (k *leaseKey) read(ctx context.Context, subject string) (holding, error) {
 	stored, err := k.c.leaderGet(ctx, k.stream, map[string]string{"last_by_subj": subject})
-	if errorCode(err) == codeNoMessage || errors.Is(err, jetstream.ErrMsgNotFound) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return holding{}, nil
 	}
 	if err != nil {
 		return holding{}, err
 	}
-	h, _ := nats.DecodeHeadersMsg(stored.Header) // none: somebody else's write
-	now := holding{
-		revision: stored.Sequence, holder: string(stored.Data), write: header(h, headerLease),
+	s := newKeyState(stored)
+	return holding{
+		revision: s.seq, held: s.live(), holder: string(s.data), write: header(s.header, headerLease),
 		age: time.Duration(time.Now().UnixNano() - stored.Time.UnixNano()),
-	}
-	// A deleted key leaves a marker, and an expired one too, of another kind.
-	now.held = header(h, headerOperation) == "" && header(h, jetstream.MarkerReasonHeader) == ""
-	return now, nil
+	}, nil
 }
 
 // leaseWrite is one write to a lease's bucket, which counts only while the fence stands: the last revision of a key.

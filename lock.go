@@ -58,7 +58,7 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(ctx cont
 	if err := cmp.Or(validLease(cfg.Bucket, cfg.Key, "Owner", cfg.Owner), validLeaseTTL("TTL", cfg.TTL)); err != nil {
 		return nil, err
 	}
-	bucket := leaseBucket{name: cfg.Bucket, perKey: cfg.TTL, replicas: cmp.Or(cfg.ReplicaCount, c.cfg.Replicas)}
+	bucket := leaseBucket{name: cfg.Bucket, perKey: cfg.TTL, replicas: cfg.ReplicaCount}
 	if err := c.ensureLeaseBucket(ctx, bucket); err != nil {
 		return nil, err
 	}
@@ -78,9 +78,9 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(ctx cont
 	}
 	l.locked = true
 	l.keep()
-	if !c.keepLease(l) {
+	if err := c.keepLease(l); err != nil {
 		_ = l.Release(ctx)
-		return nil, fmt.Errorf("natty: %w", ErrClosed)
+		return nil, err
 	}
 	return l, nil
 }

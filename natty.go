@@ -74,7 +74,7 @@ type Client struct {
 	life context.Context //nolint:containedctx // ends when Close begins: the other end of every run's ctx
 	end  context.CancelFunc
 
-	// mu guards engines. It is never held across I/O.
+	// mu guards what follows. It is never held across I/O.
 	mu      sync.Mutex
 	engines map[*engine]struct{} // running consumers
 	terms   int                  // calls that wait for leadership, or lead
@@ -207,7 +207,7 @@ func (c *Client) Close(ctx context.Context) error {
 func (c *Client) shutdown(ctx context.Context) {
 	defer close(c.closed)
 	c.mu.Lock()
-	c.end() // under the lock, so that enter sees it
+	c.end() // under the lock, so that whileOpen sees it
 	c.mu.Unlock()
 
 	stop := context.AfterFunc(ctx, func() {
@@ -244,15 +244,12 @@ func (c *Client) shutdown(ctx context.Context) {
 	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
 }
 
-// openWriter registers a new Writer, unless the Client is closing.
+// openWriter registers a new Writer.
 func (c *Client) openWriter(w *Writer) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.life.Err() != nil || c.link.isGone() {
+	if c.link.isGone() {
 		return fmt.Errorf("natty: %w", ErrClosed)
 	}
-	c.acks.open(w)
-	return nil
+	return c.whileOpen(func() { c.acks.open(w) })
 }
 
 // closeWriters closes all Writers at the same time and joins what they return.
@@ -292,16 +289,20 @@ func (c *Client) flush(ctx context.Context) error {
 // flushTimeout bounds the wait for the server to have seen what was sent last.
 const flushTimeout = 5 * time.Second
 
-// enter registers a consumer that begins to run, unless the Client is closing.
-func (c *Client) enter(e *engine) error {
+// whileOpen runs join, which registers what Close is to wait for or to end, unless the Client is closing. join must not
+// block.
+func (c *Client) whileOpen(join func()) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.life.Err() != nil {
 		return fmt.Errorf("natty: %w", ErrClosed)
 	}
-	c.engines[e] = struct{}{}
+	join()
 	return nil
 }
+
+// enter registers a consumer that begins to run.
+func (c *Client) enter(e *engine) error { return c.whileOpen(func() { c.engines[e] = struct{}{} }) }
 
 func (c *Client) leave(e *engine) {
 	c.mu.Lock()
@@ -310,16 +311,8 @@ func (c *Client) leave(e *engine) {
 	c.idle.Broadcast()
 }
 
-// enterTerm registers a call that waits for leadership or leads, unless the Client is closing.
-func (c *Client) enterTerm() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.life.Err() != nil {
-		return fmt.Errorf("natty: %w", ErrClosed)
-	}
-	c.terms++
-	return nil
-}
+// enterTerm registers a call that waits for leadership or leads.
+func (c *Client) enterTerm() error { return c.whileOpen(func() { c.terms++ }) }
 
 func (c *Client) leaveTerm() {
 	c.mu.Lock()
@@ -328,16 +321,8 @@ func (c *Client) leaveTerm() {
 	c.idle.Broadcast()
 }
 
-// keepLease registers a lock that Close is to give back; false when the Client is closing.
-func (c *Client) keepLease(l *Lease) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.life.Err() != nil {
-		return false
-	}
-	c.leases[l] = struct{}{}
-	return true
-}
+// keepLease registers a lock that Close is to give back.
+func (c *Client) keepLease(l *Lease) error { return c.whileOpen(func() { c.leases[l] = struct{}{} }) }
 
 func (c *Client) leaveLease(l *Lease) {
 	c.mu.Lock()

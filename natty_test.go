@@ -90,12 +90,24 @@ func fill(t testing.TB, c *natty.Client, subject string, n int) {
 // process runs a consumer in the background until stop is called, which returns what Process returned.
 func process(t testing.TB, c *natty.Client, cfg natty.ConsumerConfig, h natty.Handler) (stop func() error) {
 	t.Helper()
+	stop = background(t, "Process", func(ctx context.Context) error { return c.Process(ctx, cfg, h) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("when it failed: %+v", c.Health())
+		}
+	})
+	return stop
+}
+
+// background runs what until stop is called, which returns what that returned.
+func background(t testing.TB, what string, run func(ctx context.Context) error) (stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		err := c.Process(ctx, cfg, h)
+		err := run(ctx)
 		if err != nil && ctx.Err() == nil {
-			t.Logf("Process ended by itself: %v", err)
+			t.Logf("%s ended by itself: %v", what, err)
 		}
 		done <- err
 	}()
@@ -105,15 +117,10 @@ func process(t testing.TB, c *natty.Client, cfg natty.ConsumerConfig, h natty.Ha
 		case err := <-done:
 			return err
 		case <-time.After(patience):
-			return fmt.Errorf("Process did not return within %v", patience)
+			return fmt.Errorf("%s did not return within %v", what, patience)
 		}
 	})
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("when it failed: %+v", c.Health())
-		}
-		_ = stop()
-	})
+	t.Cleanup(func() { _ = stop() })
 	return stop
 }
 

@@ -40,7 +40,6 @@ const (
 	headerScheduleTarget   = "Nats-Schedule-Target"
 	headerScheduleTTL      = "Nats-Schedule-TTL"
 	headerScheduleTimeZone = "Nats-Schedule-Time-Zone"
-	headerMsgTTL           = "Nats-TTL"
 )
 
 // holders is the filter for all holders of a stream.
@@ -221,16 +220,11 @@ func (s Schedule) holder(cfg jetstream.StreamConfig) (*nats.Msg, error) {
 	switch {
 	case cfg.MaxAge == 0:
 	case cfg.AllowMsgTTL:
-		h[headerMsgTTL] = []string{"never"}
+		h[jetstream.MsgTTLHeader] = []string{ttlNever}
 	case s.At.IsZero() || time.Until(s.At) > cfg.MaxAge-cfg.MaxAge/10:
 		return nil, &ConfigError{Field: "stream", Value: cfg.Name, Reason: fmt.Sprintf("would remove the schedule at its max_age of %v; set AllowMsgTTL with EnsureStream, with which schedules are kept longer", cfg.MaxAge)}
 	}
 	return &nats.Msg{Subject: holderPrefix + cfg.Name + "." + s.ID, Header: h, Data: s.Msg.Data}, nil
-}
-
-// isServers reports whether a header is one that the server acts on.
-func isServers(name string) bool {
-	return len(name) >= len(natsPrefix) && strings.EqualFold(name[:len(natsPrefix)], natsPrefix)
 }
 
 // Schedules iterates over the schedules that a stream has now, whoever made them, in the order in which they were made, and
