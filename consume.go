@@ -203,6 +203,7 @@ type engine struct {
 	// exclusive runs the consumer instead of dispatch, when there is one active instance.
 	exclusive *exclusive
 	puller    *puller
+	burst     *ackBurst
 	reports   *reports
 	removals  removals
 	kick      chan struct{}   // there may be room for more messages
@@ -229,6 +230,7 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 			Stream: cfg.Stream, Durable: cfg.Durable, State: ConsumerStarting, Since: time.Now(),
 		},
 	}
+	e.burst = newAckBurst(cfg.Concurrency, func(h *held) { e.tell(answer{msg: h.msg, kind: ack}) })
 	if cfg.Exclusive {
 		e.exclusive = newExclusive(e)
 	}

@@ -3,7 +3,7 @@ package natty
 import (
 	"context"
 	"maps"
-	"strconv"
+	"math"
 	"strings"
 	"time"
 
@@ -72,38 +72,48 @@ func parseReply(reply string) (_ Delivery, delivered uint64, ok bool) {
 	if !ok {
 		return Delivery{}, 0, false
 	}
-	if strings.Count(rest, ".") > 6 {
-		_, rest, _ = strings.Cut(rest, ".") // domain
-		_, rest, _ = strings.Cut(rest, ".") // account
+	var ends [9]int // of the tokens
+	n := 0
+	for i := 0; i < len(rest) && n < len(ends); i++ {
+		if rest[i] == '.' {
+			ends[n] = i
+			n++
+		}
 	}
-	var d Delivery
-	var attempt, seq, count, stored string
-	d.Stream, rest, _ = strings.Cut(rest, ".")
-	d.Durable, rest, _ = strings.Cut(rest, ".")
-	attempt, rest, _ = strings.Cut(rest, ".")
-	seq, rest, _ = strings.Cut(rest, ".")
-	count, rest, _ = strings.Cut(rest, ".")
-	stored, _, ok = strings.Cut(rest, ".")
-	if !ok {
+	begin, first := 0, 0 // of the stream's name, and which token it is
+	if n > 6 {           // behind domain and account
+		begin, first = ends[1]+1, 2
+	}
+	if n < first+6 {
 		return Delivery{}, 0, false
 	}
-	n, err := strconv.Atoi(attempt)
-	if err != nil {
+	t := ends[first : first+6]
+	attempt, ok1 := digits(rest[t[1]+1 : t[2]])
+	sequence, ok2 := digits(rest[t[2]+1 : t[3]])
+	delivered, ok3 := digits(rest[t[3]+1 : t[4]])
+	stored, ok4 := digits(rest[t[4]+1 : t[5]])
+	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return Delivery{}, 0, false
 	}
-	d.Attempt = n
-	if d.Sequence, err = strconv.ParseUint(seq, 10, 64); err != nil {
-		return Delivery{}, 0, false
+	return Delivery{
+		Stream: rest[begin:t[0]], Durable: rest[t[0]+1 : t[1]],
+		Sequence: sequence, Attempt: int(attempt), Time: time.Unix(0, int64(stored)), //nolint:gosec // digits sees to that
+	}, delivered, true
+}
+
+// digits reads a number that fits in an int64.
+func digits(s string) (n uint64, ok bool) {
+	if s == "" || len(s) > len("9223372036854775807") {
+		return 0, false
 	}
-	if delivered, err = strconv.ParseUint(count, 10, 64); err != nil {
-		return Delivery{}, 0, false
+	for i := range len(s) {
+		d := s[i] - '0'
+		if d > 9 {
+			return 0, false
+		}
+		n = n*10 + uint64(d)
 	}
-	nanos, err := strconv.ParseInt(stored, 10, 64)
-	if err != nil {
-		return Delivery{}, 0, false
-	}
-	d.Time = time.Unix(0, nanos)
-	return d, delivered, true
+	return n, n <= math.MaxInt64
 }
 
 // copyForSending returns a message that can be given headers without the caller's seeing

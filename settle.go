@@ -99,7 +99,7 @@ func (e *engine) settle(h *held, err error, stack []byte, took time.Duration) (b
 	case h.epoch != e.epoch.Load():
 		return false, false // its stream is gone, and its sequence another message's
 	case err == nil:
-		return e.tell(answer{msg: h.msg, kind: ack}), false
+		return e.acknowledge(h), false
 	}
 	v, explicit := errors.AsType[*verdict](err)
 	final := explicit && v.permanent || h.d.Last
@@ -154,7 +154,19 @@ func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests boo
 
 // settledBy reports whether the handler settled the message itself.
 func (e *engine) settledBy(h *held) bool {
-	return errors.Is(h.msg.InProgress(), nats.ErrMsgAlreadyAckd)
+	return errors.Is(h.msg.Ack(eitherWay...), nats.ErrMsgAlreadyAckd)
+}
+
+// acknowledge takes a message off that was handled, unless the handler settled it.
+func (e *engine) acknowledge(h *held) (byHandler bool) {
+	if h.doubtful || e.burst.most < 2 { // doubtful: the next one may kill this process
+		return e.tell(answer{msg: h.msg, kind: ack})
+	}
+	if e.settledBy(h) {
+		return true
+	}
+	e.burst.add(h)
+	return false
 }
 
 func (e *engine) last(d Delivery) bool { return e.cfg.MaxDeliver > 0 && d.Attempt >= e.cfg.MaxDeliver }

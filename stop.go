@@ -121,6 +121,7 @@ func (e *engine) drain(drained <-chan struct{}) (left int) {
 
 // flush makes sure that the last verdicts have taken effect, so that whoever comes next finds them.
 func (e *engine) flush() {
+	e.burst.flush()
 	e.tellOwed()
 	if err := e.barrier(); err != nil {
 		e.report(fmt.Errorf("natty: consumer %q: the last verdicts may not have reached the server, their messages come again: %w", e.cfg.Durable, err))
