@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -129,7 +131,8 @@ func (a *account) print() error {
 	var lost, wrong []string
 	var latest time.Duration
 	once, early := 0, 0
-	for name, due := range a.due {
+	for _, name := range slices.Sorted(maps.Keys(a.due)) {
+		due := a.due[name]
 		switch len(a.ran[name]) {
 		case 0:
 			lost = append(lost, name)

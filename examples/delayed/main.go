@@ -137,8 +137,8 @@ func work(ctx context.Context, c *natty.Client, stream jetstream.Stream, restart
 	defer restart()
 	a.whenHalf(restart)
 	a.say("running them")
-	if err := c.Process(half, consumer, a.handle); err != nil {
-		return err
+	if err := c.Process(half, consumer, a.handle); err != nil || ctx.Err() != nil {
+		return err // after an interrupt there is none, and the account says what did not run
 	}
 
 	if restartServer == nil {

@@ -145,7 +145,7 @@ func importFile(ctx context.Context, c *natty.Client, stream jetstream.Stream, s
 	b := newBar(out, src.size)
 	err = writeAll(ctx, w, rows, t, b)
 	if err == nil {
-		// What it returns is told to OnError too, row by row. Whether it waited for all of them is up to ctx, as is said below.
+		// What it returns is told to OnError too, row by row; but for ctx, which is looked at below.
 		w.Flush(ctx) //nolint:errcheck // see above
 	}
 	t.took = time.Since(b.begin)
@@ -154,13 +154,16 @@ func importFile(ctx context.Context, c *natty.Client, stream jetstream.Stream, s
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	w.Close(ending) //nolint:errcheck // as Flush; and it waits until OnError has been told
+	if ctx.Err() != nil {
+		err = ctx.Err() // the reason for what Write says
+	}
 	t.printFailures(out)
 	after, stillThere := stream.Info(ending)
 	if stillThere != nil {
-		return nil, errors.Join(err, ctx.Err(), stillThere)
+		return nil, errors.Join(err, stillThere)
 	}
 	t.stored = int(after.State.Msgs - before.State.Msgs)
-	return t, errors.Join(err, ctx.Err())
+	return t, err
 }
 
 // writeAll writes the rows without waiting for their acknowledgements.
