@@ -133,14 +133,29 @@ func work(ctx context.Context, c *natty.Client, stream jetstream.Stream, restart
 		Durable: "worker",                        // the server keeps its position: whoever comes with this name goes on there
 		OnError: a.printTrouble,
 	}
-	half, restart := context.WithCancel(ctx)
-	defer restart()
-	a.whenHalf(restart)
+	half, stop := context.WithCancel(ctx)
+	defer stop()
+	a.whenHalf(stop)
 	a.say("running them")
 	if err := c.Process(half, consumer, a.handle); err != nil || ctx.Err() != nil {
 		return err // after an interrupt there is none, and the account says what did not run
 	}
 
+	if err := restarted(ctx, c, stream.CachedInfo().Config.Name, restartServer, a); err != nil {
+		return err
+	}
+
+	rest, finish := context.WithCancel(ctx)
+	defer finish()
+	go finishWhenDone(rest, c, stream, a, finish)
+	return c.Process(rest, consumer, a.handle)
+}
+
+// restarted restarts the server, if that is this program's own, and says what it has kept. An interrupt does not cut it short:
+// to clean up needs the connection, which is there again when it returns.
+func restarted(ctx context.Context, c *natty.Client, stream string, restartServer func() error, a *account) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	if restartServer == nil {
 		a.say("restarting the consumer")
 	} else {
@@ -149,11 +164,15 @@ func work(ctx context.Context, c *natty.Client, stream jetstream.Stream, restart
 			return err
 		}
 	}
-
-	rest, finish := context.WithCancel(ctx)
-	defer finish()
-	go finishWhenDone(rest, c, stream, a, finish)
-	return c.Process(rest, consumer, a.handle)
+	kept := 0
+	for _, err := range c.Schedules(ctx, stream) {
+		if err != nil {
+			return err
+		}
+		kept++
+	}
+	a.say(fmt.Sprintf("   the server has kept %d schedules", kept))
+	return nil
 }
 
 // finishWhenDone ends the schedules that would go on for ever when they have shown that they work, and calls finish when
