@@ -13,24 +13,30 @@ import (
 // NATTY_CERT and NATTY_KEY name PEM files. Without it a server is started inside this program, which asks its clients
 // for certificates; stop ends it and removes what it stored.
 func Server(name string) (cfg natty.Config, stop func() error, err error) {
+	cfg, _, stop, err = Restartable(name)
+	return cfg, stop, err
+}
+
+// Restartable is Server, with a function that restarts the server on what it has stored: nil for the server of $NATS_URL.
+func Restartable(name string) (cfg natty.Config, restart, stop func() error, err error) {
 	if os.Getenv("NATS_URL") != "" {
 		return natty.Config{ // no Servers: natty takes $NATS_URL
 			Name: name,
 			TLS: natty.TLSConfig{
 				CAFile: os.Getenv("NATTY_CA"), CertFile: os.Getenv("NATTY_CERT"), KeyFile: os.Getenv("NATTY_KEY"),
 			},
-		}, func() error { return nil }, nil
+		}, nil, func() error { return nil }, nil
 	}
 	server, err := nattytest.Start(nattytest.ClientCerts())
 	if err != nil {
-		return natty.Config{}, nil, err
+		return natty.Config{}, nil, nil, err
 	}
 	files := server.Files()
 	return natty.Config{
 		Name:    name,
 		Servers: []string{server.URL()},
 		TLS:     natty.TLSConfig{CAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key},
-	}, server.Close, nil
+	}, server.Restart, server.Close, nil
 }
 
 // NoArguments returns an error if there are any.
