@@ -47,8 +47,9 @@ func holders(stream string) string { return holderPrefix + stream + ".*" }
 
 // Schedule lets the server publish s.Msg when s says, in the stream that holds its subject. The same ID again replaces the
 // schedule, whoever made it, so that any number of instances may say the same. Nothing else has to run: the schedule is
-// kept in the stream, and survives restarts of clients and servers. A message is not published before its time; if the server
-// was down then, it is published once when it is back.
+// kept in the stream, and survives restarts of clients and servers. A message is not published before its time, and up to a
+// quarter of a second after it, which is how often the server looks (2.15); if it was down then, the message is published
+// once when it is back.
 //
 // The stream needs AllowMsgSchedules, given to EnsureStream, which also gives it the subject that natty keeps schedules on.
 // They count as messages of the stream: its limits on messages and bytes may remove them. Its MaxAge may not: natty protects

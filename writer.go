@@ -134,7 +134,8 @@ func (c *Client) NewWriter(cfg WriterConfig) (*Writer, error) {
 // stream is waited for as long. What PublishMsg says at once, OnError and Flush say.
 //
 // An error of Write is a *PublishError and means that msg was not sent: ctx's error, ErrClosed, ErrTooLarge, or a *ConfigError
-// for no message or a subject that cannot be published to. Such a message is not told to OnError, nor to Flush.
+// for no message or a subject that cannot be published to. Such a message is not told to OnError, nor to Flush. ErrTooLarge is
+// about the window and the server's limit; a stream's own MaxMsgSize is known to the stream alone, and told to OnError.
 func (w *Writer) Write(ctx context.Context, msg *nats.Msg) error {
 	size, err := w.check(msg)
 	if err == nil {
@@ -301,9 +302,10 @@ func (w *Writer) admit(ctx context.Context, s *slot) error {
 		case <-ctx.Done():
 			w.mu.Lock()
 			w.wanted = 0
-			text := fmt.Sprintf("the window is full (%d messages, %d bytes)", w.pending, w.bytes)
+			err := fmt.Errorf("no room in the window yet, in which %d of %d messages and %d of %d bytes have no answer: %w",
+				w.pending, w.cfg.MaxPending, w.bytes, w.cfg.MaxPendingBytes, ctx.Err())
 			w.mu.Unlock()
-			return fmt.Errorf("%s: %w", text, ctx.Err())
+			return err
 		}
 		s.sent = time.Now()
 		w.mu.Lock()

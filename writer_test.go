@@ -337,7 +337,7 @@ func TestOnErrorThatBlocksHoldsUpNothingButAFullWindow(t *testing.T) {
 	defer cancel()
 	err := w.Write(ctx, nats.NewMsg("s"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Contains(t, err.Error(), "the window is full (10 messages")
+	assert.Contains(t, err.Error(), "in which 10 of 10 messages")
 	close(release)
 	require.NoError(t, w.Write(testCtx(t), nats.NewMsg("s")))
 	require.NoError(t, w.Close(testCtx(t)))
