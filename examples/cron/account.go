@@ -88,6 +88,7 @@ func (a *account) print() error {
 		by[w.name]++
 	}
 	missed := last - len(times)
+	fmt.Fprintln(a.out)
 	for _, line := range []struct {
 		what string
 		n    int

@@ -64,7 +64,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	bucket := "CRON-" + rand.Text()[:8] // the nodes make it, and another one for what they have done
-	defer func() { err = errors.Join(err, client.DeleteBucket(cleanup, bucket), client.DeleteBucket(cleanup, bucket+"-DONE")) }()
+	defer func() {
+		err = errors.Join(err, client.DeleteBucket(cleanup, bucket), client.DeleteBucket(cleanup, bucket+"-DONE"))
+	}()
 	a := &account{out: out, changed: make(chan struct{}, 1)}
 	if err := story(ctx, cfg, bucket, a); err != nil {
 		return err

@@ -57,6 +57,7 @@ func (a *account) print(out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(out)
 	for _, line := range []struct {
 		what string
 		n    int

@@ -113,7 +113,9 @@ func (g *Group) Kill(name string) error {
 }
 
 // Signal sends a signal to an instance.
-func (g *Group) Signal(name string, s os.Signal) error { return g.instances[name].cmd.Process.Signal(s) }
+func (g *Group) Signal(name string, s os.Signal) error {
+	return g.instances[name].cmd.Process.Signal(s)
+}
 
 // Close stops what still runs, and waits until it has ended.
 func (g *Group) Close() error {
