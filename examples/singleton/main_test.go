@@ -38,14 +38,14 @@ func requireOneAtATime(t *testing.T, kill bool) (first, second int) {
 func TestALeaderThatIsStoppedIsFollowedAtOnce(t *testing.T) {
 	t.Parallel()
 	first, second := requireOneAtATime(t, false)
-	require.Less(t, min(first, second), 1000, "nobody waits for the lease to expire")
+	require.Less(t, max(first, second), 1500, "nobody waits for the lease to expire")
 }
 
 func TestALeaderThatIsKilledIsFollowedWithinTheTTL(t *testing.T) {
 	t.Parallel()
 	first, second := requireOneAtATime(t, true)
 	require.Greater(t, min(first, second), 100, "the lease has to expire")
-	require.Less(t, min(first, second), 5000, "2000 and a half, on a machine that is not busy")
+	require.Less(t, max(first, second), 20000, "2500, on a machine that is not busy")
 }
 
 func TestAnInterruptLeavesNothingOnTheServer(t *testing.T) {
