@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -72,7 +71,7 @@ func (a *account) print() error {
 	defer a.mu.Unlock()
 	slices.SortFunc(a.done, func(x, y work) int { return x.began.Compare(y.began) })
 	times, by := map[int]int{}, map[string]int{}
-	last, twice, together, pause := 0, 0, 0, time.Duration(0)
+	last, twice, together, hands, pause := 0, 0, 0, 0, time.Duration(0)
 	for i, w := range a.done {
 		if times[w.tick]++; times[w.tick] == 2 {
 			twice++
@@ -81,6 +80,9 @@ func (a *account) print() error {
 			before := a.done[i-1]
 			if w.began.Before(before.end) {
 				together++
+			}
+			if w.name != before.name {
+				hands++
 			}
 			pause = max(pause, w.began.Sub(before.end))
 		}
@@ -99,6 +101,7 @@ func (a *account) print() error {
 		{"done twice", twice},
 		{"missed", missed},
 		{"at the same time", together},
+		{"changed hands", hands},
 		{"longest pause, in ms", int(pause.Milliseconds())},
 	} {
 		fmt.Fprintf(a.out, "%-22s %4d\n", line.what, line.n)
@@ -106,8 +109,8 @@ func (a *account) print() error {
 	if twice+missed+together > 0 {
 		return fmt.Errorf("%d ticks were done twice, %d were missed, and %d overlapped", twice, missed, together)
 	}
-	if by["A"] == 0 || by["B"] == 0 {
-		return errors.New("one of the nodes has done nothing")
+	if hands != 1 {
+		return fmt.Errorf("the job changed hands %d times, and not once, when its node left", hands)
 	}
 	return nil
 }

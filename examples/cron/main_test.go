@@ -26,6 +26,7 @@ func TestTheJobIsDoneOnceWheneverItIsDue(t *testing.T) {
 	require.Equal(t, 0, check.Number(t, printed, "done twice"))
 	require.Equal(t, 0, check.Number(t, printed, "missed"))
 	require.Equal(t, 0, check.Number(t, printed, "at the same time"))
+	require.Equal(t, 1, check.Number(t, printed, "changed hands"))
 }
 
 func TestAnInterruptLeavesNothingOnTheServer(t *testing.T) {
@@ -59,4 +60,10 @@ func TestAccountFindsWhatWasDoneTwiceMissedOrTogether(t *testing.T) {
 	a.note(work{"B", 1, at(5), at(15)})
 	a.note(work{"B", 4, at(20), at(30)})
 	require.EqualError(t, a.print(), "1 ticks were done twice, 2 were missed, and 1 overlapped")
+
+	a = &account{out: io.Discard, changed: make(chan struct{}, 1)}
+	for tick, name := range []string{"A", "B", "A"} {
+		a.note(work{name, tick + 1, at(tick), at(tick)})
+	}
+	require.EqualError(t, a.print(), "the job changed hands 2 times, and not once, when its node left")
 }

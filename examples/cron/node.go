@@ -30,10 +30,9 @@ func (n node) run(ctx context.Context, cfg natty.Config) (err error) {
 		return err
 	}
 	return client.AsLeader(ctx, natty.AsLeaderConfig{
-		Bucket:    n.bucket,
-		Key:       "job",
-		NodeName:  n.name,
-		BucketTTL: 2 * time.Second,
+		Bucket:   n.bucket,
+		Key:      "job",
+		NodeName: n.name,
 		// How often the leader looks whether the job is due. Each node's Looper turns at times of its own: if the job
 		// were done on each turn, a new leader would do it too early or too late.
 		Looper: director.NewTimedLooper(director.FOREVER, every/10, nil),

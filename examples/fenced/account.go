@@ -14,7 +14,7 @@ type account struct {
 	inNATS []byte // the state at the end
 
 	leader string // who has said last that it leads
-	gaveUp string // who has been refused often enough
+	gaveUp string // who has tried often enough
 	ended  string // who has ended last
 	nats   place
 	other  place

@@ -60,7 +60,7 @@ type writer struct {
 	told                  context.Context //nolint:containedctx // it ends when the instance is told to stop
 }
 
-// stubborn is how often a writer goes on that has been refused.
+// stubborn is how often a writer writes after its term.
 const stubborn = 5
 
 // lead writes for as long as it leads, and a little longer. A leader is to heed its ctx, which ends with the term; this one
@@ -71,14 +71,13 @@ func (w writer) lead(ctx context.Context, term *natty.Term) error {
 		return err
 	}
 	fmt.Fprintln(w.out, w.name, "leads", term.Token())
-	refused := 0
-	for refused < stubborn && w.told.Err() == nil {
+	for late := 0; late < stubborn && w.told.Err() == nil; {
 		n++
 		data, token := state(n, term.Token()), term.Token()
-		inNATS := w.try("nats", token, n, func(ctx context.Context) error { return term.Put(ctx, stateKey, []byte(data)) })
-		elsewhere := w.try("storage", token, n, func(ctx context.Context) error { return store(ctx, w.storage, token, data) })
-		if inNATS != nil && elsewhere != nil {
-			refused++
+		w.try("nats", token, n, func(ctx context.Context) error { return term.Put(ctx, stateKey, []byte(data)) })
+		w.try("storage", token, n, func(ctx context.Context) error { return store(ctx, w.storage, token, data) })
+		if ctx.Err() != nil {
+			late++
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -104,7 +103,7 @@ func (w writer) last(ctx context.Context) (n int, err error) {
 }
 
 // try writes, and says what came of it and when it began.
-func (w writer) try(where string, token uint64, n int, write func(ctx context.Context) error) error {
+func (w writer) try(where string, token uint64, n int, write func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	began, outcome := time.Now(), "written"
@@ -116,5 +115,4 @@ func (w writer) try(where string, token uint64, n int, write func(ctx context.Co
 		outcome = "failed"
 	}
 	fmt.Fprintln(w.out, w.name, where, outcome, token, n, began.UnixNano())
-	return err
 }

@@ -21,8 +21,8 @@ type account struct {
 	ready int // instances that stand by, or lead
 
 	steps  []work
-	leader string // who did the last of them
-	inTerm int    // how many the leader has done
+	leader string         // who did the last of them
+	terms  map[uint64]int // how many were done under a token
 
 	ended     string // the leader that was stopped or killed last
 	endedAt   time.Time
@@ -42,9 +42,8 @@ func (a *account) note(name, what string) {
 		return
 	}
 	w.began, w.end = time.Unix(0, began), time.Unix(0, end)
-	if len(a.steps) == 0 || a.steps[len(a.steps)-1].token != w.token {
+	if a.terms[w.token] == 0 {
 		fmt.Fprintf(a.out, "%s leads, with token %d\n", name, w.token)
-		a.inTerm = 0
 	}
 	if a.ended != "" && name != a.ended {
 		// What a leader that is stopped does until it learns of that is part of the hand-over.
@@ -54,11 +53,13 @@ func (a *account) note(name, what string) {
 	}
 	a.steps = append(a.steps, w)
 	a.leader = name
-	a.inTerm++
+	a.terms[w.token]++
 }
 
 // worked reports whether whoever leads now has done enough.
-func (a *account) worked() bool { return a.ended == "" && a.inTerm >= enough }
+func (a *account) worked() bool {
+	return a.ended == "" && len(a.steps) > 0 && a.terms[a.steps[len(a.steps)-1].token] >= enough
+}
 
 // print writes the account. Its error says how often two worked at the same time.
 func (a *account) print() error {

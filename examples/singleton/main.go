@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string, kill bool, out io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	a := &account{out: out}
+	a := &account{out: out, terms: map[uint64]int{}}
 	err = story(group, a, kill)
 	closeErr := group.Close()
 	if ctx.Err() != nil {

@@ -67,7 +67,7 @@ func TestAnArgumentIsRefused(t *testing.T) {
 func TestAccountFindsTwoAtATimeAndTokensThatShrink(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	a := &account{out: &out}
+	a := &account{out: &out, terms: map[uint64]int{}}
 	for _, line := range []string{
 		"A ready", "A worked 7 10 20", "A worked 7 20 50", "B worked 9 40 45", "B worked 9 46 60", "C worked 8 70 80", "C what",
 	} {
