@@ -91,9 +91,9 @@ func story(ctx context.Context, cfg natty.Config, bucket string, a *account) err
 	for _, name := range names {
 		node := node{name: name, bucket: bucket, began: began, a: a}
 		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
 		leave[name] = cancel
 		running.Go(func() {
+			defer cancel()
 			if err := node.run(ctx, cfg); err != nil {
 				end(err)
 			}

@@ -90,13 +90,17 @@ func connect(ctx context.Context, cfg natty.Config, opts ...natty.Option) (*natt
 // story changes the configuration while the services run, cuts them off, changes it once more, and mends the network.
 func story(ctx context.Context, cfg natty.Config, settings *natty.Bucket[limits], bucket string, a *account, out io.Writer) (err error) {
 	network := &network{}
+	defer func() {
+		for _, s := range a.services {
+			err = errors.Join(err, s.close())
+		}
+	}()
 	for i := range services {
 		s, err := start(ctx, cfg, bucket, fmt.Sprintf("service-%d", i+1), network)
 		if err != nil {
 			return err
 		}
 		a.services = append(a.services, s)
-		defer func() { err = errors.Join(err, s.close()) }()
 	}
 	fmt.Fprintf(out, "%d services run, each with a copy of the configuration\n", services)
 	for range changes {

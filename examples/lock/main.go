@@ -144,7 +144,7 @@ func die(ctx context.Context, group *instances.Group, c *natty.Client, bucket st
 	lease, err := c.TryLock(ctx, lockOf(bucket)) // does not wait
 	if !errors.Is(err, natty.ErrLocked) {
 		if err == nil {
-			err = errors.Join(errors.New("D's lock was given away"), lease.Release(ctx))
+			err = errors.Join(errors.New("the lock of D was given away"), lease.Release(ctx))
 		}
 		return err
 	}
