@@ -72,13 +72,13 @@ func (w writer) lead(ctx context.Context, term *natty.Term) error {
 	}
 	fmt.Fprintln(w.out, w.name, "leads", term.Token())
 	for late := 0; late < stubborn && w.told.Err() == nil; {
+		if ctx.Err() != nil {
+			late++
+		}
 		n++
 		data, token := state(n, term.Token()), term.Token()
 		w.try("nats", token, n, func(ctx context.Context) error { return term.Put(ctx, stateKey, []byte(data)) })
 		w.try("storage", token, n, func(ctx context.Context) error { return store(ctx, w.storage, token, data) })
-		if ctx.Err() != nil {
-			late++
-		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	if w.told.Err() == nil {
