@@ -217,7 +217,14 @@ type waiting struct {
 	// expected is the least revision that the owner's next write expects: hints of other writes are refused ones, which
 	// must not put off the next look.
 	expected uint64
+	// released is the revision under which the owner gave the key back. The hint of that can be faster than the stream: as long
+	// as the key has this revision, it is looked at again soon, and looks counts how often.
+	released uint64
+	looks    int
 }
+
+// releasePause is the pause before a key is looked at again that was released.
+var releasePause = Backoff{Min: 2 * time.Millisecond, Max: time.Second}
 
 // wait returns when it is worth a look.
 func (w *waiting) wait(ctx context.Context, now holding) error {
@@ -225,14 +232,21 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 		w.seen, w.since = now.write, time.Now().Add(-min(max(now.age, 0), w.key.ttl))
 	}
 	w.expected = max(w.expected, now.revision)
-	timer := time.NewTimer(w.left())
+	left := w.left()
+	if now.revision == w.released {
+		w.looks++
+		left = min(left, releasePause.delay(w.looks))
+	}
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	_, changed := w.key.c.link.watch()
 	for {
 		select {
 		case m := <-w.hints:
-			if header(m.Header, headerOperation) != "" {
-				return nil // released
+			if header(m.Header, headerOperation) != "" { // released
+				w.released, _ = strconv.ParseUint(header(m.Header, jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+				w.looks = 0
+				return nil
 			}
 			if w.hint(m) {
 				timer.Reset(w.left())

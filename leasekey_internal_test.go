@@ -94,6 +94,22 @@ func TestStandbyLooksAgainSoonWhileWhatExpiredIsThere(t *testing.T) {
 	})
 }
 
+// The hint of a release is a message of its own, which may come before the stream has stored it.
+func TestStandbyLooksAgainSoonWhileAReleaseIsNotThereYet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, now := standby(), holding{revision: 5, write: "a"}
+		w.after(time.Second, leaseWrite{id: "b", subject: "k", fence: "k", expected: 5, remove: true})
+		assert.Equal(t, time.Second, w.waits(t, now))
+		assert.Less(t, w.waits(t, now), 10*time.Millisecond)
+		for range 10 { // it was lost on the way to the stream, maybe
+			assert.Less(t, w.waits(t, now), 2*time.Second, "not so often")
+		}
+		now = holding{revision: 6, write: "c"} // somebody else was faster
+		assert.Equal(t, testLeaseTTL, w.waits(t, now))
+	})
+}
+
 // testLease returns a key of a bucket that is there.
 func testLease(t *testing.T) (*leaseKey, context.Context) {
 	t.Helper()

@@ -10,24 +10,17 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
 )
 
-// What an instance learns from its environment, beside NATS_URL and the others that setup.Server reads.
-const (
-	instanceName   = "EXCLUSIVE_INSTANCE"
-	instanceStream = "EXCLUSIVE_STREAM"
-)
+// instanceStream is what an instance learns from its environment, beside what setup.Server reads.
+const instanceStream = "EXCLUSIVE_STREAM"
 
-// instance is the whole of each of the two processes: a service that handles numbers until it is told to stop. That is when
-// its standard input ends, which it does also when the process that holds the other end dies.
+// instance is the whole of each of the two processes: a service that handles numbers until it is told to stop.
 func instance(ctx context.Context, name, stream string, in io.Reader, out io.Writer) (err error) {
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := instances.UntilTold(ctx, in)
 	defer stop()
-	go func() {
-		_, _ = io.Copy(io.Discard, in) // an error is an end too
-		stop()
-	}()
 	cfg, stopServer, err := setup.Server("exclusive")
 	if err != nil {
 		return err

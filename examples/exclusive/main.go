@@ -25,16 +25,20 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
 )
 
 // numbers is how many messages there are: 1, 2, 3…
 const numbers = 400
 
+// names of the instances.
+var names = []string{"A", "B"}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	var err error
-	if name := os.Getenv(instanceName); name != "" { // this process is one of the two
+	if name := instances.Name(); name != "" { // this process is one of the two
 		err = instance(ctx, name, os.Getenv(instanceStream), os.Stdin, os.Stdout)
 	} else {
 		kill := flag.Bool("kill", false, "kill the active instance instead of stopping it")
@@ -76,13 +80,13 @@ func run(ctx context.Context, args []string, kill bool, out io.Writer) (err erro
 	}
 	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
-	pair, err := start(ctx, cfg, name, out)
+	pair, err := instances.Start(ctx, cfg, out, names, instanceStream+"="+name)
 	if err != nil {
 		return err
 	}
 	a := &account{out: out, by: map[string]int{}}
 	err = story(ctx, client, name+".numbers", pair, a, kill)
-	closeErr := pair.close()
+	closeErr := pair.Close()
 	if ctx.Err() != nil {
 		return ctx.Err() // the reason of all other errors
 	}
@@ -100,8 +104,8 @@ func connect(ctx context.Context, cfg natty.Config) (*natty.Client, error) {
 }
 
 // story publishes the numbers when both instances stand by, ends the active one half-way, and waits for the rest.
-func story(ctx context.Context, p natty.Publisher, subject string, pair *pair, a *account, kill bool) error {
-	if err := pair.follow(a.note, func() bool { return a.ready == len(pair.instances) }); err != nil {
+func story(ctx context.Context, p natty.Publisher, subject string, pair *instances.Group, a *account, kill bool) error {
+	if err := pair.Follow(a.note, func() bool { return a.ready == len(names) }); err != nil {
 		return err
 	}
 	for n := 1; n <= numbers; n++ {
@@ -110,17 +114,17 @@ func story(ctx context.Context, p natty.Publisher, subject string, pair *pair, a
 		}
 	}
 	fmt.Fprintf(a.out, "published the numbers 1 to %d\n", numbers)
-	if err := pair.follow(a.note, func() bool { return a.last >= numbers/2 }); err != nil {
+	if err := pair.Follow(a.note, func() bool { return a.last >= numbers/2 }); err != nil {
 		return err
 	}
-	end, what := pair.stop, "stopping %s: it finishes what it has begun, and hands over\n"
+	end, what := pair.Stop, "stopping %s: it finishes what it has begun, and hands over\n"
 	if kill {
-		end, what = pair.kill, "killing %s: the server waits ten seconds for it before another one may follow\n"
+		end, what = pair.Kill, "killing %s: the server waits ten seconds for it before another one may follow\n"
 	}
 	fmt.Fprintf(a.out, what, a.active)
 	a.ended = time.Now()
 	if err := end(a.active); err != nil {
 		return err
 	}
-	return pair.follow(a.note, func() bool { return a.last == numbers })
+	return pair.Follow(a.note, func() bool { return a.last == numbers })
 }

@@ -18,13 +18,14 @@ import (
 
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/check"
+	"github.com/natty-go/natty/examples/internal/instances"
 )
 
 // asProgram makes the test's binary this program. An instance is it anyway.
 const asProgram = "EXCLUSIVE_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" || os.Getenv(instanceName) != "" {
+	if os.Getenv(asProgram) != "" || instances.Name() != "" {
 		main()
 		return
 	}
@@ -109,11 +110,11 @@ func TestTheInstancesEndWhenTheProgramIsKilled(t *testing.T) {
 
 func TestInstancesThatCannotWorkAreReported(t *testing.T) {
 	check.Server(t)
-	p, err := start(t.Context(), natty.Config{}, "NO-SUCH-STREAM", io.Discard)
+	p, err := instances.Start(t.Context(), natty.Config{}, io.Discard, names, instanceStream+"=NO-SUCH-STREAM")
 	require.NoError(t, err)
 	never := func() bool { return false }
-	require.EqualError(t, p.follow(func(name, what string) { t.Error(name, what) }, never), "both instances have ended")
-	err = p.close()
+	require.EqualError(t, p.Follow(func(name, what string) { t.Error(name, what) }, never), "all instances have ended")
+	err = p.Close()
 	require.ErrorContains(t, err, "instance A: exit status 1")
 	require.ErrorContains(t, err, "instance B: exit status 1")
 }

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
 )
 
@@ -35,7 +36,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	var err error
-	if name := os.Getenv(instanceName); name != "" { // this process is one of the two
+	if name := instances.Name(); name != "" { // this process is one of the two
 		err = instance(ctx, name, os.Getenv(instanceSubject), os.Stdin, os.Stdout)
 	} else {
 		err = run(ctx, os.Args[1:], os.Stdout)
@@ -76,13 +77,16 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
-	services, err := start(ctx, cfg, name+".rpc.square", out)
+	services, err := instances.Start(ctx, cfg, out, []string{"A", "B"}, instanceSubject+"="+name+".rpc.square")
 	if err != nil {
 		return err
 	}
 	a := &account{by: map[string]int{}}
-	err = askAll(ctx, client, name, services, a, out)
-	closeErr := services.close()
+	ready := 0
+	if err = services.Follow(func(string, string) { ready++ }, func() bool { return ready == 2 }); err == nil {
+		err = askAll(ctx, client, name, services, a, out)
+	}
+	closeErr := services.Close()
 	if ctx.Err() != nil {
 		return ctx.Err() // the reason of all other errors
 	}
@@ -103,7 +107,7 @@ func connect(ctx context.Context, cfg natty.Config) (*natty.Client, error) {
 }
 
 // askAll asks for each number's square, several at a time, and publishes the answers. Half-way it kills an instance.
-func askAll(ctx context.Context, c *natty.Client, name string, services *services, a *account, out io.Writer) error {
+func askAll(ctx context.Context, c *natty.Client, name string, services *instances.Group, a *account, out io.Writer) error {
 	numbers := make(chan int64)
 	errs := make(chan error, askers)
 	var asking sync.WaitGroup
@@ -128,7 +132,7 @@ func askAll(ctx context.Context, c *natty.Client, name string, services *service
 		for n := int64(1); n <= requests; n++ {
 			if n == requests/2 {
 				fmt.Fprintln(out, "killing A, with requests in its hands")
-				if err := services.kill("A"); err != nil {
+				if err := services.Kill("A"); err != nil {
 					return err
 				}
 			}

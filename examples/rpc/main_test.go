@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"os"
 	"testing"
 	"time"
 
@@ -14,10 +13,11 @@ import (
 
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/check"
+	"github.com/natty-go/natty/examples/internal/instances"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(instanceName) != "" { // the test's binary is an instance too
+	if instances.Name() != "" { // the test's binary is an instance too
 		main()
 		return
 	}
@@ -51,9 +51,10 @@ func TestAnInterruptEndsTheInstancesAndLeavesNothing(t *testing.T) {
 
 func TestInstancesThatCannotWorkAreReported(t *testing.T) {
 	t.Setenv("NATS_URL", "nats://user:secret@127.0.0.1:1\n")
-	_, err := start(t.Context(), natty.Config{}, "a", io.Discard)
-	require.ErrorContains(t, err, "instance A has ended")
-	require.ErrorContains(t, err, "exit status 1")
+	services, err := instances.Start(t.Context(), natty.Config{}, io.Discard, []string{"A"}, instanceSubject+"=a")
+	require.NoError(t, err)
+	require.EqualError(t, services.Follow(nil, func() bool { return false }), "all instances have ended")
+	require.EqualError(t, services.Close(), "instance A: exit status 1")
 }
 
 func TestUnreachableServerIsReported(t *testing.T) {

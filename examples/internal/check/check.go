@@ -4,6 +4,7 @@ package check
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"regexp"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
 
 	"github.com/natty-go/natty/nattytest"
 )
@@ -27,6 +29,31 @@ func Number(t *testing.T, printed, what string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Main runs the tests of a program of which several may run at a time: each starts its own server, in a folder in which nothing
+// must be left at the end.
+func Main(m *testing.M) {
+	dir, err := os.MkdirTemp("", "examples-")
+	if err != nil {
+		fail(err)
+	}
+	for name, value := range map[string]string{"TMPDIR": dir, "NATS_URL": ""} {
+		if err := os.Setenv(name, value); err != nil {
+			fail(err)
+		}
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := os.Remove(dir); err != nil { // fails if it is not empty
+			fail(err)
+		}
+		os.Exit(code)
+	}))
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
 }
 
 // ServerInside lets the program start its own server, in a folder of its own. The function it returns fails the test if
