@@ -2,6 +2,8 @@ package natty_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -76,25 +78,28 @@ func TestRefreshNeverExtendsAnotherOwnersKey(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	direct := connectTo(t, server.URL())
-	bucket(t, direct, jetstream.KeyValueConfig{Bucket: "b", LimitMarkerTTL: time.Minute})
-	stream, err := direct.JetStream().Stream(testCtx(t), "KV_b")
+	bucket(t, direct, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	stream, err := direct.JetStream().Stream(ctx, "KV_b")
 	require.NoError(t, err)
 	var all [3]*refresher
 	for i := range all {
 		g := &gate{reached: make(chan struct{}, 1)}
 		all[i] = &refresher{gate: g, Client: connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(nats.SetCustomDialer(g)))}
+		t.Cleanup(func() { g.open(t) }) // of a test that has failed
 	}
-	outcomes := map[bool]int{}
+	outcomes := map[string]int{}
 	for n := range 1000 {
 		random := rand.New(rand.NewPCG(uint64(n), 3))
-		r := interleaving{t: t, n: n, key: fmt.Sprint(n), last: func() *jetstream.RawStreamMsg {
-			m, err := stream.GetLastMsgForSubject(testCtx(t), fmt.Sprint("$KV.b.", n))
+		r := interleaving{t: t, ctx: ctx, n: n, key: fmt.Sprint(n), last: func() *jetstream.RawStreamMsg {
+			m, err := stream.GetLastMsgForSubject(ctx, fmt.Sprint("$KV.b.", n))
 			require.NoError(t, err)
 			return m
 		}}
 		clients := all[:2+random.IntN(2)]
 		r.write(clients[0], 0, 0)
-		for range 4 + random.IntN(4) {
+		for range 3 + random.IntN(4) {
 			i := random.IntN(len(clients))
 			switch c := clients[i]; {
 			case c.done != nil:
@@ -111,13 +116,14 @@ func TestRefreshNeverExtendsAnotherOwnersKey(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d refreshes went through, %d did not", outcomes[true], outcomes[false])
-	require.Greater(t, outcomes[true], 100)
-	require.Greater(t, outcomes[false], 100)
+	t.Log(outcomes)
+	require.Greater(t, outcomes["refreshed"], 100)
+	require.Greater(t, outcomes["refused"], 100)
 }
 
 type interleaving struct {
 	t    *testing.T
+	ctx  context.Context
 	n    int
 	key  string
 	last func() *jetstream.RawStreamMsg
@@ -132,11 +138,11 @@ func (r *interleaving) write(c *refresher, i, how int) {
 	var err error
 	switch how {
 	case 0:
-		err = c.Put(testCtx(r.t), "b", r.key, value, ttl)
+		err = c.Put(r.ctx, "b", r.key, value, ttl)
 	case 1:
-		err = c.Delete(testCtx(r.t), "b", r.key)
+		err = c.Delete(r.ctx, "b", r.key)
 	case 2:
-		if err = c.Create(testCtx(r.t), "b", r.key, value, ttl); err != nil {
+		if err = c.Create(r.ctx, "b", r.key, value, ttl); err != nil {
 			require.ErrorIs(r.t, err, jetstream.ErrKeyExists)
 			return
 		}
@@ -152,7 +158,7 @@ func (r *interleaving) begin(c *refresher) {
 	r.log = append(r.log, "begin")
 	saw, done := r.last(), make(chan error, 1)
 	c.gate.close()
-	go func() { done <- c.Refresh(testCtx(r.t), "b", r.key) }()
+	go func() { done <- c.Refresh(r.ctx, "b", r.key) }()
 	select {
 	case <-c.gate.reached:
 		require.True(r.t, isLive(saw), "interleaving %d: %q", r.n, r.log)
@@ -164,8 +170,8 @@ func (r *interleaving) begin(c *refresher) {
 	}
 }
 
-// finish lets c write, and reports whether it has refreshed the key.
-func (r *interleaving) finish(c *refresher) bool {
+// finish lets c write, and returns what came of it.
+func (r *interleaving) finish(c *refresher) string {
 	r.t.Helper()
 	r.log = append(r.log, "finish")
 	before := r.last()
@@ -178,9 +184,12 @@ func (r *interleaving) finish(c *refresher) bool {
 		require.Greater(r.t, after.Sequence, before.Sequence)
 		require.Equal(r.t, before.Data, after.Data)
 		require.Equal(r.t, before.Header.Get(jetstream.MsgTTLHeader), after.Header.Get(jetstream.MsgTTLHeader))
-		return true
+		return "refreshed"
 	}
 	require.Equal(r.t, before, after, "interleaving %d: %q", r.n, r.log)
+	if errors.Is(err, natty.ErrOutcomeUnknown) {
+		return "unknown" // the machine was so busy that the write waited for half a second, and was sent twice
+	}
 	want := &natty.RevisionError{Bucket: "b", Key: r.key, Want: c.saw.Sequence}
 	if isLive(before) {
 		want.Have = before.Sequence
@@ -188,5 +197,5 @@ func (r *interleaving) finish(c *refresher) bool {
 	var stale *natty.RevisionError
 	require.ErrorAs(r.t, err, &stale, "interleaving %d: %q", r.n, r.log)
 	require.Equal(r.t, want, stale, "interleaving %d: %q", r.n, r.log)
-	return false
+	return "refused"
 }

@@ -118,6 +118,7 @@ type keyLog struct {
 	kinds  []string // to choose from at random
 	keys   []string
 	values atomic.Int64
+	before func(op int)              // called before each operation, by who does it
 	known  map[string]*atomic.Uint64 // a late revision of each key, which all clients use
 	done   map[string]int            // under mu, like those that follow
 	faults [][2]time.Duration        // when a server was away, since the beginning
@@ -128,7 +129,7 @@ var often = []string{put, create, create, update, update, update, update, refres
 
 func newKeyLog(t *testing.T, prefix string, kinds ...string) *keyLog {
 	t.Helper()
-	h := &keyLog{history: history{began: time.Now()}, t: t, kinds: slices.Concat(often, kinds), known: map[string]*atomic.Uint64{}, done: map[string]int{}}
+	h := &keyLog{history: history{began: time.Now()}, t: t, kinds: slices.Concat(often, kinds), known: map[string]*atomic.Uint64{}, done: map[string]int{}, before: func(int) {}}
 	for i := range 4 {
 		key := fmt.Sprint(prefix, i)
 		h.keys = append(h.keys, key)
@@ -147,6 +148,7 @@ func (h *keyLog) work(c *natty.Client, client, n int, random *rand.Rand) {
 
 func (h *keyLog) once(c *natty.Client, client int, random *rand.Rand) {
 	op := keyOp{kind: h.kinds[random.IntN(len(h.kinds))], key: h.keys[random.IntN(len(h.keys))], value: int(h.values.Add(1))}
+	h.before(op.value)
 	op.revision = h.known[op.key].Load()
 	limit := patience
 	switch random.IntN(10) {
@@ -314,11 +316,17 @@ func TestHistoriesOfABucketAreLinearizable(t *testing.T) {
 
 func keyChaos(t *testing.T, seed uint64) {
 	t.Helper()
-	const clients, each, scale = 8, 30, 50 * time.Millisecond
+	const clients, each, scale = 8, 25, 50 * time.Millisecond
 	server := nattytest.Server(t)
 	direct := connectTo(t, server.URL())
 	bucket(t, direct, jetstream.KeyValueConfig{Bucket: "b", TTL: time.Hour, LimitMarkerTTL: time.Second})
 	h := newKeyLog(t, "k", get) // the one server is the leader
+	restartAt := rand.New(rand.NewPCG(seed, 2*clients)).IntN(clients*each) + 1
+	h.before = func(op int) {
+		if op == restartAt {
+			h.away(func() { assert.NoError(t, server.Restart()) })
+		}
+	}
 	var working, disturbing sync.WaitGroup
 	ended := make(chan struct{})
 	for i := range clients {
@@ -334,9 +342,6 @@ func keyChaos(t *testing.T, seed uint64) {
 			}
 		})
 	}
-	restartAt := rand.New(rand.NewPCG(seed, 2*clients)).Int64N(clients * each)
-	eventually(t, func() bool { return h.values.Load() > restartAt }, "they work")
-	h.away(func() { assert.NoError(t, server.Restart()) })
 	working.Wait()
 	close(ended)
 	disturbing.Wait()
