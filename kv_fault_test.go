@@ -133,6 +133,30 @@ func TestACreateThatMayHaveBeenDoneIsNotRefused(t *testing.T) {
 	}
 }
 
+// The server has refused what was behind no marker, and it has not looked yet.
+func TestACreateThatIsInterruptedDoesNotSayThatTheKeyExists(t *testing.T) {
+	t.Parallel()
+	c, direct, proxy := behindProxy(t)
+	proxy.Delay(20 * time.Millisecond)
+	for n := 0; ; n++ {
+		require.Less(t, n, 20, "it is interrupted in time")
+		key := fmt.Sprint("k", n)
+		require.NoError(t, direct.Put(testCtx(t), "b", key, nil))
+		require.NoError(t, direct.Delete(testCtx(t), "b", key))
+		ctx, cancel := context.WithCancel(testCtx(t))
+		sub, err := direct.Conn().Subscribe("$JS.API.STREAM.MSG.GET.KV_b", func(*nats.Msg) { cancel() })
+		require.NoError(t, err)
+		err = c.Create(ctx, "b", key, nil)
+		cancel()
+		require.NoError(t, sub.Unsubscribe())
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, jetstream.ErrKeyExists)
+			return
+		}
+	}
+}
+
 func TestALostAnswerToUpdateIsFoundOutAbout(t *testing.T) {
 	t.Parallel()
 	c, direct, proxy := behindProxy(t)

@@ -39,15 +39,19 @@ func (w *swap) run(ctx context.Context, last keyState) (uint64, error) {
 		if err == nil {
 			return ack.Sequence, nil
 		}
-		if failed, ok := errors.AsType[*PublishError](err); ok {
-			// What was sent before may be stored, whatever became of what was sent last.
-			unknown = unknown || failed.Unknown
-			failed.Unknown, failed.MsgID = unknown, w.id
+		failed, ok := errors.AsType[*PublishError](err)
+		if !ok {
+			return 0, err
 		}
+		// What was sent before may be stored, whatever became of what was sent last.
+		unknown = unknown || failed.Unknown
+		failed.Unknown, failed.MsgID = unknown, w.id
 		// The server's codes decide. 10164 is retried below this.
 		if code := errorCode(err); code != codeWrongLastSeq {
 			return 0, err
 		}
+		// To nats.go this code says that the key exists, which is not known yet: only the text is kept.
+		failed.Err = errors.New(failed.Err.Error())
 		now, lookErr := w.c.keyAtLeader(ctx, w.bucket, w.key)
 		switch {
 		case lookErr != nil:
