@@ -3,10 +3,12 @@ package natty_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -99,6 +101,60 @@ func TestALostAnswerThatNobodyCanFindIsUnknown(t *testing.T) {
 		func() { assert.NoError(t, direct.Put(testCtx(t), "b", "k", []byte("theirs"))) })
 	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
 	assert.Equal(t, "theirs", string(lastMessage(t, direct, "b", "k").Data))
+}
+
+// Its key is gone when it looks, and another's when it comes to write once more.
+func TestACreateThatMayHaveBeenDoneIsNotRefused(t *testing.T) {
+	t.Parallel()
+	c, direct, proxy := behindProxy(t)
+	for n := 0; ; n++ {
+		require.Less(t, n, 20, "the other one comes in time")
+		key := fmt.Sprint("k", n)
+		reads := 0
+		sub, err := direct.Conn().Subscribe("$JS.API.STREAM.MSG.GET.KV_b", func(*nats.Msg) {
+			if reads++; reads == 3 { // the first two look for what it has written
+				assert.NoError(t, direct.Conn().Publish("$KV.b."+key, []byte("theirs")))
+			}
+		})
+		require.NoError(t, err)
+		err = loseAnswer(t, proxy,
+			func() error { return c.Create(testCtx(t), "b", key, []byte("mine")) },
+			func() bool { v, err := direct.Get(testCtx(t), "b", key); return err == nil && string(v) == "mine" },
+			func() {
+				assert.NoError(t, direct.Delete(testCtx(t), "b", key))
+				proxy.Delay(20 * time.Millisecond) // so that there is time after its look
+			})
+		proxy.Delay(0)
+		require.NoError(t, sub.Unsubscribe())
+		if err != nil {
+			require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
+			return
+		}
+	}
+}
+
+// The server has refused what was behind no marker, and it has not looked yet.
+func TestACreateThatIsInterruptedDoesNotSayThatTheKeyExists(t *testing.T) {
+	t.Parallel()
+	c, direct, proxy := behindProxy(t)
+	proxy.Delay(20 * time.Millisecond)
+	for n := 0; ; n++ {
+		require.Less(t, n, 20, "it is interrupted in time")
+		key := fmt.Sprint("k", n)
+		require.NoError(t, direct.Put(testCtx(t), "b", key, nil))
+		require.NoError(t, direct.Delete(testCtx(t), "b", key))
+		ctx, cancel := context.WithCancel(testCtx(t))
+		sub, err := direct.Conn().Subscribe("$JS.API.STREAM.MSG.GET.KV_b", func(*nats.Msg) { cancel() })
+		require.NoError(t, err)
+		err = c.Create(ctx, "b", key, nil)
+		cancel()
+		require.NoError(t, sub.Unsubscribe())
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, jetstream.ErrKeyExists)
+			return
+		}
+	}
 }
 
 func TestALostAnswerToUpdateIsFoundOutAbout(t *testing.T) {

@@ -33,16 +33,25 @@ func (w *swap) run(ctx context.Context, last keyState) (uint64, error) {
 	ctx, cancel := withDefaultTimeout(ctx, w.c.cfg.PublishTimeout)
 	defer cancel()
 	w.id = w.c.ids.next()
+	unknown := false
 	for n := 1; ; n++ {
 		ack, err := w.write(ctx, last.seq)
 		if err == nil {
 			return ack.Sequence, nil
 		}
+		failed, ok := errors.AsType[*PublishError](err)
+		if !ok {
+			return 0, err
+		}
+		// What was sent before may be stored, whatever became of what was sent last.
+		unknown = unknown || failed.Unknown
+		failed.Unknown, failed.MsgID = unknown, w.id
 		// The server's codes decide. 10164 is retried below this.
 		if code := errorCode(err); code != codeWrongLastSeq {
 			return 0, err
 		}
-		unknown := errors.Is(err, ErrOutcomeUnknown)
+		// To nats.go this code says that the key exists, which is not known yet: only the text is kept.
+		failed.Err = errors.New(failed.Err.Error())
 		now, lookErr := w.c.keyAtLeader(ctx, w.bucket, w.key)
 		switch {
 		case lookErr != nil:

@@ -221,7 +221,7 @@ func electionChaos(t *testing.T, random *rand.Rand) {
 			require.NoError(t, stops[i]())
 			stops[i] = lead(t, clients[i], electing("twin"), r.lead(fmt.Sprint(i), nil))
 		}
-		disturb(links[i], random)
+		disturb(links[i], random, leaseTTL)
 		<-time.After(time.Duration(random.Int64N(int64(leaseTTL / 3))))
 	}
 	whole()
@@ -234,23 +234,27 @@ func electionChaos(t *testing.T, random *rand.Rand) {
 	t.Logf("%d terms, %d of them under faults", r.count(), before)
 }
 
-// disturb makes a fault of the network, which ends by itself.
-func disturb(link *nattytest.Link, random *rand.Rand) {
+// disturb makes a fault of the network, which ends by itself within 2·scale. A delay, of scale/8 at most, stays.
+func disturb(link *nattytest.Link, random *rand.Rand, scale time.Duration) {
 	switch random.IntN(5) {
 	case 0:
 		link.Cut()
 	case 1:
-		link.Delay(time.Duration(random.Int64N(int64(leaseTTL / 8))))
+		link.Delay(upTo(random, scale/8))
 	case 2:
 		link.Freeze()
-		time.AfterFunc(time.Duration(random.Int64N(int64(2*leaseTTL))), link.Thaw)
+		time.AfterFunc(upTo(random, 2*scale), link.Thaw)
 	case 3:
 		link.FreezeReplies()
-		time.AfterFunc(time.Duration(random.Int64N(int64(2*leaseTTL))), link.Thaw)
+		time.AfterFunc(upTo(random, 2*scale), link.Thaw)
 	case 4:
 		link.FreezeReplies()
-		time.AfterFunc(time.Duration(random.Int64N(int64(leaseTTL/2))), func() { link.Cut(); link.Thaw() })
+		time.AfterFunc(upTo(random, scale/2), func() { link.Cut(); link.Thaw() })
 	}
+}
+
+func upTo(random *rand.Rand, d time.Duration) time.Duration {
+	return time.Duration(random.Int64N(int64(d)))
 }
 
 // The lock as one that sees all would describe it: whose it is, by token, or nobody's.
@@ -273,18 +277,18 @@ var lockModel = porcupine.Model{
 	},
 }
 
-// lockLog is a history of locking.
-type lockLog struct {
+// history is what clients have done, and when.
+type history struct {
 	mu    sync.Mutex
 	began time.Time
 	ops   []porcupine.Operation
 }
 
-func (h *lockLog) add(client int, op lockOp, call, back time.Time) {
+func (h *history) add(client int, op, result any, call, back time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ops = append(h.ops, porcupine.Operation{
-		ClientId: client, Input: op, Call: int64(call.Sub(h.began)), Return: int64(back.Sub(h.began)),
+		ClientId: client, Input: op, Output: result, Call: int64(call.Sub(h.began)), Return: int64(back.Sub(h.began)),
 	})
 }
 
@@ -302,7 +306,7 @@ func lockChaos(t *testing.T, seed uint64) {
 	t.Helper()
 	const clients, lasting = 8, 3 * leaseTTL
 	server := nattytest.Server(t)
-	h := &lockLog{began: time.Now()}
+	h := &history{began: time.Now()}
 	ctx, cancel := context.WithTimeout(t.Context(), lasting)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -314,7 +318,7 @@ func lockChaos(t *testing.T, seed uint64) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if random.IntN(30) == 0 {
-					disturb(link, random)
+					disturb(link, random, leaseTTL)
 				}
 				h.lockOnce(ctx, c, i, random)
 			}
@@ -327,7 +331,7 @@ func lockChaos(t *testing.T, seed uint64) {
 }
 
 // lockOnce locks, stays for a while, and releases, unless the lock is lost before.
-func (h *lockLog) lockOnce(ctx context.Context, c *natty.Client, client int, random *rand.Rand) {
+func (h *history) lockOnce(ctx context.Context, c *natty.Client, client int, random *rand.Rand) {
 	lock := c.Lock
 	if random.IntN(3) == 0 {
 		lock = c.TryLock
@@ -340,7 +344,7 @@ func (h *lockLog) lockOnce(ctx context.Context, c *natty.Client, client int, ran
 	if err != nil {
 		return
 	}
-	h.add(client, lockOp{token: l.Token()}, called, time.Now())
+	h.add(client, lockOp{token: l.Token()}, nil, called, time.Now())
 	lost := make(chan time.Time, 1)
 	context.AfterFunc(l.Context(), func() { lost <- time.Now() })
 	stay := time.Duration(random.Int64N(int64(30 * time.Millisecond)))
@@ -358,7 +362,7 @@ func (h *lockLog) lockOnce(ctx context.Context, c *natty.Client, client int, ran
 		called = <-lost
 		back = called
 	}
-	h.add(client, lockOp{token: l.Token(), end: true}, called, back)
+	h.add(client, lockOp{token: l.Token(), end: true}, nil, called, back)
 	_ = err // whatever it says, it is not the owner any more
 }
 
