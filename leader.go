@@ -168,11 +168,15 @@ func (k *leaseKey) fenced(key string, data []byte, fence string, expected uint64
 
 // Term is one time of being the leader.
 type Term struct {
-	lease    *Lease
-	fence    string // the subject that was written when the term began,
-	sequence uint64 // and its revision
-	writing  chan struct{}
-	mine     map[string]bool // keys known not to be an election's; whoever is in writing may use it
+	lease   *Lease
+	fence   string // the subject that was written when the term began
+	writing chan struct{}
+
+	// Whoever is in writing may use what follows.
+	sequence uint64          // the fence's revision
+	mine     map[string]bool // keys known not to be an election's
+	strays   bool            // copies of Puts under this fence may still come in
+	renewal  *leaseWrite     // of the fence, without an outcome yet
 }
 
 // Token grows with every term of an election: whoever is given tokens can refuse the smaller ones.
@@ -180,7 +184,8 @@ func (t *Term) Token() uint64 { return t.lease.Token() }
 
 // Put writes a key of the election's bucket, which does not expire, for as long as there is no later leader: the server itself
 // refuses the write else, whatever this process believes, with ErrDeposed, and the term's ctx ends. The keys of elections cannot
-// be written.
+// be written. Puts take effect in the order in which they are made, and one at a time: what an earlier one that got no
+// answer has still on its way is refused once a later one has returned nil.
 //
 // An error that matches ErrOutcomeUnknown says that it may have been written. ctx bounds the attempt, Config.PublishTimeout
 // where it has no deadline. ErrDeposed alone may stand for a write whose answer got lost and that the next leader has overwritten.
@@ -203,8 +208,13 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	if err := t.mayWrite(ctx, key); err != nil {
 		return err
 	}
+	var sent time.Time
+	err := t.renewFence(ctx)
 	w := k.fenced(key, data, t.fence, t.sequence)
-	_, sent, err := k.store(ctx, &w)
+	if err == nil {
+		_, sent, err = k.store(ctx, &w)
+		t.strays = w.strays > 0
+	}
 	switch {
 	case errors.Is(err, errLost):
 		t.lease.lose(err)
@@ -216,6 +226,25 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	case err != nil:
 		return fmt.Errorf("natty: put %q: %w", key, err)
 	}
+	return nil
+}
+
+// renewFence writes the fence anew where copies of an earlier Put may still come in, in this term and so behind a newer Put:
+// the server refuses all that were sent under the old one. Whoever is in writing may call it.
+func (t *Term) renewFence(ctx context.Context) error {
+	if !t.strays {
+		return nil
+	}
+	k := &t.lease.key
+	if t.renewal == nil {
+		w := k.fenced(k.key+termSuffix, []byte(t.lease.holder), t.fence, t.sequence)
+		t.renewal = &w
+	}
+	sequence, _, err := k.store(ctx, t.renewal)
+	if err != nil {
+		return err // it may have been made: the same write again finds out
+	}
+	t.sequence, t.strays, t.renewal = sequence, false, nil
 	return nil
 }
 

@@ -73,6 +73,8 @@ type leaseWrite struct {
 	expected uint64 // must be this one
 	// once lets the server drop repetitions that come late, beyond what the fence keeps out.
 	once bool
+	// strays counts the copies that got no answer, and may still come in.
+	strays int
 }
 
 // write returns a write of the lease's key that counts if its revision still is expected.
@@ -142,9 +144,13 @@ func (k *leaseKey) store(ctx context.Context, w *leaseWrite) (revision uint64, s
 		if final(err) {
 			return 0, sent, err
 		}
+		if errorCode(err) == 0 {
+			w.strays++
+		}
 		if revision, resolved := k.resolve(ctx, w); resolved != nil {
 			return 0, sent, resolved
 		} else if revision > 0 {
+			w.strays = max(w.strays-1, 0) // one has come in
 			return revision, sent, nil
 		}
 		if ended := sleep(ctx, pause.delay(n)); ended != nil {
