@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,15 +64,15 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	if err := c.enterTerm(); err != nil {
+	e := newElection(c, cfg, f)
+	if err := c.enterTerm(e); err != nil {
 		return err
 	}
-	defer c.leaveTerm()
+	defer c.leaveTerm(e)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
 
-	e := election{c: c, cfg: cfg, key: c.leaseKey(cfg.Bucket, cfg.Key, cfg.BucketTTL, false), f: f}
 	for n := 1; ; n++ {
 		over, err := e.term(ctx)
 		switch {
@@ -85,7 +86,7 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 		case hopeless(err):
 			return err
 		default:
-			c.log.Warn("natty: election", "bucket", cfg.Bucket, "key", cfg.Key, "error", err)
+			e.trouble(err)
 		}
 		if sleep(ctx, retryAcquire.delay(n)) != nil {
 			return nil
@@ -108,6 +109,18 @@ type election struct {
 	cfg AsLeaderConfig
 	key leaseKey
 	f   func(ctx context.Context, term *Term) error
+
+	mu     sync.Mutex // guards health
+	health ElectionHealth
+}
+
+func newElection(c *Client, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) *election {
+	e := &election{
+		c: c, cfg: cfg, key: c.leaseKey(cfg.Bucket, cfg.Key, cfg.BucketTTL, false), f: f,
+		health: ElectionHealth{Bucket: cfg.Bucket, Key: cfg.Key, NodeName: cfg.NodeName, Since: time.Now()},
+	}
+	e.key.trouble = e.trouble
+	return e
 }
 
 // term waits for one term and leads in it. over says that f has returned by itself.
@@ -122,13 +135,13 @@ func (e *election) term(ctx context.Context) (over bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer e.release(lease)
+	defer e.leave(lease)()
 	term, err := e.begin(lease)
 	if err != nil {
 		return false, fmt.Errorf("natty: begin a term: %w", err)
 	}
 	lease.keep()
-	e.c.log.Info("natty: elected", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", lease.Token())
+	e.elected(lease.Token())
 	err = term.run(ctx, e.f)
 	if ctx.Err() != nil || lease.ctx.Err() == nil {
 		return true, err
@@ -137,13 +150,32 @@ func (e *election) term(ctx context.Context) (over bool, err error) {
 	return false, nil
 }
 
+// leave returns what ends a term and tells of that. A leadership that is lost is told of at once, whether or not the
+// leader has noticed.
+func (e *election) leave(lease *Lease) func() {
+	lost := make(chan struct{})
+	context.AfterFunc(lease.ctx, func() {
+		defer close(lost)
+		if cause := context.Cause(lease.ctx); errors.Is(cause, ErrDeposed) {
+			e.over(lease.token, cause)
+		}
+	})
+	return func() {
+		err := e.release(lease)
+		<-lost
+		e.over(lease.token, err)
+	}
+}
+
 // release lets the next leader follow. ctx may have ended, which must not cost the others the TTL.
-func (e *election) release(lease *Lease) {
+func (e *election) release(lease *Lease) error {
 	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.BucketTTL, apiTimeout))
 	defer cancel()
-	if err := lease.Release(ctx); err != nil && !errors.Is(err, ErrDeposed) {
+	err := lease.Release(ctx)
+	if err != nil && !errors.Is(err, ErrDeposed) {
 		e.c.log.Warn("natty: the leadership could not be given back, and expires by itself", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
 	}
+	return err
 }
 
 // begin writes the key that fences this term's writes, if the lease still is this process's. It outlives the bucket's TTL.

@@ -67,12 +67,12 @@ func (l *Lease) giveBack(ctx context.Context) error {
 		l.renewing()
 		<-l.renewed
 	}
-	lost := !l.trust.holds(time.Now())
-	l.trust.end()
-	l.end(errReleased)
-	if lost {
+	if !l.trust.holds(time.Now()) {
+		l.lose(errNotRenewed)
 		return fmt.Errorf("natty: release %s: %w", l.key.name(), ErrDeposed)
 	}
+	l.trust.end()
+	l.end(errReleased)
 	ctx, cancel := context.WithTimeout(ctx, l.key.ttl) // by then it has expired
 	defer cancel()
 	w := l.key.removal(l.revision)
@@ -159,8 +159,11 @@ func (l *Lease) renew(ctx context.Context) {
 		case errors.Is(err, errLost):
 			l.lose(err)
 			return
-		case ctx.Err() == nil:
-			l.key.c.log.Warn("natty: a lease could not be renewed", "bucket", l.key.bucket, "key", l.key.key, "error", err)
+		case ctx.Err() != nil: // it is being released
+		case l.trust.holds(time.Now()):
+			l.key.trouble(fmt.Errorf("natty: %s: the lease could not be renewed: %w", l.key.name(), err))
+		default: // it is lost, of which others are told by its ctx
+			l.key.c.log.Warn("natty: a lease could not be renewed in time", "bucket", l.key.bucket, "key", l.key.key, "error", err)
 		}
 	}
 }

@@ -22,13 +22,15 @@ type leaseKey struct {
 	subject        string // of the key
 	publishSubject string // where it is written to, which differs with a domain or an API prefix
 	ttl            time.Duration
-	own            bool // the TTL is the key's own, and not the bucket's
+	own            bool        // the TTL is the key's own, and not the bucket's
+	trouble        func(error) // is told what goes wrong and is not the end of it
 }
 
 func (c *Client) leaseKey(bucket, key string, ttl time.Duration, own bool) leaseKey {
 	return leaseKey{
 		c: c, bucket: bucket, key: key, stream: bucketPrefix + bucket,
 		subject: keySubject(bucket, key), publishSubject: c.keyTarget(bucket, key), ttl: ttl, own: own,
+		trouble: func(err error) { c.log.Warn("natty: lock", "bucket", bucket, "key", key, "error", err) },
 	}
 }
 
