@@ -201,6 +201,7 @@ func (k *leaseKey) acquire(ctx context.Context, holder string) (*Lease, error) {
 		case final(err) || missing(err):
 			return nil, fmt.Errorf("natty: %s: %w", k.name(), err)
 		default:
+			w.found = time.Time{} // what was seen before says nothing about meanwhile
 			err = sleep(ctx, retryAcquire.delay(n))
 		}
 		if err != nil {
@@ -217,6 +218,10 @@ type waiting struct {
 	hints chan *nats.Msg
 	seen  string    // the owner's last write that is known
 	since time.Time // when it was
+	// revision is what the last look found, found when a look found that first, and told that it was reported.
+	revision uint64
+	found    time.Time
+	told     bool
 	// expected is the least revision that the owner's next write expects: hints of other writes are refused ones, which
 	// must not put off the next look.
 	expected uint64
@@ -228,6 +233,7 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 		w.seen, w.since = now.write, time.Now().Add(-min(max(now.age, 0), w.key.ttl))
 	}
 	w.expected = max(w.expected, now.revision)
+	w.tellStuck(now)
 	timer := time.NewTimer(w.left())
 	defer timer.Stop()
 	_, changed := w.key.c.link.watch()
@@ -243,10 +249,28 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 		case <-timer.C:
 			return nil
 		case <-changed: // hints may have been missed
+			w.found = time.Time{}
 			return w.key.c.link.wait(ctx, time.Time{})
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// tellStuck reports a key that does not expire: somebody who is not natty has put it there, and it would be waited for in
+// silence for ever.
+func (w *waiting) tellStuck(now holding) {
+	k := w.key
+	if now.revision != w.revision {
+		w.revision, w.told, w.found = now.revision, false, time.Time{}
+	}
+	if w.found.IsZero() {
+		w.found = time.Now()
+	}
+	if held := time.Since(w.found); held > 2*k.ttl && !w.told {
+		w.told = true
+		k.trouble(fmt.Errorf("natty: %s does not expire: it was put there by hand, or by another program, without a TTL, and has had revision %d for %v, though nobody renews it; delete the key",
+			k.name(), now.revision, held.Round(time.Second)))
 	}
 }
 
@@ -265,6 +289,9 @@ func (w *waiting) hint(m *nats.Msg) bool {
 func (w *waiting) left() time.Duration {
 	if left := w.key.ttl - time.Since(w.since); left > 0 {
 		return left
+	}
+	if w.told { // only somebody's write will change that, which is heard
+		return w.key.ttl
 	}
 	return max(w.key.ttl/40, 25*time.Millisecond)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -315,4 +316,28 @@ func TestWritersAreInHealth(t *testing.T) {
 	require.NoError(t, w.Close(testCtx(t)))
 	require.NoError(t, other.Close(testCtx(t)))
 	assert.Empty(t, c.Health().Writers)
+}
+
+func TestKeyThatNeverExpiresIsNotWaitedForInSilence(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	ch, observed := observer()
+	c := connect(t, natty.Config{Servers: []string{server.URL()}}, observed)
+	cfg := electing("a")
+	cfg.BucketTTL = time.Second
+	require.NoError(t, c.Lead(testCtx(t), cfg, func(context.Context, *natty.Term) error { return nil }))
+	ack, err := c.JetStream().PublishMsg(testCtx(t), &nats.Msg{
+		Subject: "$KV.elections.job", Data: []byte("by hand"), Header: nats.Header{jetstream.MsgTTLHeader: {"never"}},
+	})
+	require.NoError(t, err)
+	lead(t, c, cfg, func(ctx context.Context, _ *natty.Term) error { <-ctx.Done(); return nil })
+	stuck := await(t, ch, func(e natty.ElectionEvent) bool { return e.Err != nil })
+	assert.False(t, stuck.Leading)
+	assert.Zero(t, stuck.Token)
+	for _, part := range []string{`key "job" of bucket "elections"`, fmt.Sprintf("revision %d ", ack.Sequence), "delete the key"} {
+		require.ErrorContains(t, stuck.Err, part)
+	}
+	assert.Equal(t, stuck.Err.Error(), election(c).LastError)
+	require.NoError(t, c.Delete(testCtx(t), "elections", "job"))
+	assert.True(t, await(t, ch, func(natty.ElectionEvent) bool { return true }).Leading, "and it is told of once")
 }
