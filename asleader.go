@@ -17,7 +17,7 @@ const standbyTurn = 250 * time.Millisecond
 // trust in the leadership, a turn does nothing, for up to 250 ms. f is not told when the leadership ends: it is not begun after
 // that, and a long one may still run when the next leader begins. Long work belongs in Lead.
 //
-// Errors and panics of f are logged, and it goes on. It returns nil when ctx ends, the Client is closed, or the Looper
+// Errors and panics of f are logged, and it goes on; so is an end of its goroutine (runtime.Goexit). It returns nil when ctx ends, the Client is closed, or the Looper
 // ends, after f has returned; the leadership is given back then. An error says that the configuration can never work. The
 // Looper's done channel need not be read.
 func (c *Client) AsLeader(ctx context.Context, cfg AsLeaderConfig, f func() error) error {
@@ -106,13 +106,20 @@ func (a *asLeader) run(ctx context.Context, term *Term) {
 	}
 }
 
-func (a *asLeader) call() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
+// call calls f in a goroutine of its own: runtime.Goexit in it, as of t.FailNow, must not end the Looper's.
+func (a *asLeader) call() error {
+	err, ended := errGoexit, make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		err = a.f()
 	}()
-	return a.f()
+	<-ended
+	return err
 }
 
 // loop runs the Looper until it or ctx ends.

@@ -39,6 +39,7 @@ const closeGrace = 50 * time.Millisecond
 type conn struct {
 	nc     *nats.Conn
 	link   *link
+	events *reports[Event]
 	log    *slog.Logger
 	dialer *dialer // nil, like ask, for a connection that the caller made
 	ask    *asker
@@ -60,8 +61,8 @@ type conn struct {
 //
 // With LazyConnect nothing is dialed before start: nats.go holds its lock meanwhile, for as long as a
 // server keeps silent, and what is still to be set up on the connection would wait for that.
-func dial(ctx context.Context, cfg Config, o options, l *link) (*conn, error) {
-	cn := &conn{link: l, log: o.log, giveUp: make(chan error, 1)}
+func dial(ctx context.Context, cfg Config, o options, l *link, events *reports[Event]) (*conn, error) {
+	cn := &conn{link: l, events: events, log: o.log, giveUp: make(chan error, 1)}
 	cn.closing, cn.stop = context.WithCancel(context.Background())
 	err := cn.open(ctx, cfg, o)
 	if err != nil {
@@ -121,6 +122,7 @@ func (cn *conn) handlers(opts *nats.Options) {
 	opts.DisconnectedErrCB = func(nc *nats.Conn, err error) {
 		if err != nil {
 			cn.link.setReason(err)
+			cn.observe(err) // once for each loss, news or not
 		}
 		switch {
 		case theirs != nil:
@@ -277,7 +279,21 @@ func (cn *conn) changed(up bool) bool {
 		return false
 	}
 	cn.log.Info("natty: connected", "server", server)
+	cn.events.add(ConnectionEvent{Connected: true, Server: server})
 	return true
+}
+
+// wrong takes note of what went wrong, and reports whether that is news.
+func (cn *conn) wrong(err error) bool {
+	news := cn.link.setReason(err)
+	if news {
+		cn.observe(err)
+	}
+	return news
+}
+
+func (cn *conn) observe(err error) {
+	cn.events.add(ConnectionEvent{Connected: cn.link.up.Load(), Server: cn.link.lastServer(), Err: err})
 }
 
 // lost tells those who wait for an answer that there will be none.
@@ -286,6 +302,7 @@ func (cn *conn) lost() bool {
 		return false
 	}
 	cn.fail("", nats.ErrDisconnected)
+	cn.events.add(ConnectionEvent{Server: cn.link.lastServer()})
 	if cn.closing.Err() == nil {
 		cn.log.Warn("natty: connection lost", "server", cn.link.lastServer())
 	}
@@ -295,7 +312,7 @@ func (cn *conn) lost() bool {
 // gone takes note that there will be no connection any more.
 func (cn *conn) gone() {
 	if err := cn.nc.LastError(); err != nil && cn.dialer != nil && cn.closing.Err() == nil {
-		cn.link.setReason(err) // DisableReconnect: it is told to nobody else
+		cn.wrong(err) // DisableReconnect: it is told to nobody else
 	}
 	cn.lost()
 	cn.link.setGone()
@@ -307,7 +324,7 @@ func (cn *conn) answered(err error) {
 	if err == nil || cn.closing.Err() != nil || cn.link.up.Load() {
 		return
 	}
-	news := cn.link.setReason(err)
+	news := cn.wrong(err)
 	var said *answersError
 	if errors.As(err, &said) && said.final() && !cn.link.everConnected() {
 		select {
@@ -350,7 +367,7 @@ func (cn *conn) asyncError(err error) {
 			cn.fail(m[1], err)
 		}
 	}
-	if cn.link.setReason(err) {
+	if cn.wrong(err) {
 		cn.log.Warn("natty: reported by the connection", "error", err)
 	}
 }

@@ -187,7 +187,9 @@ func (c *Client) consume(ctx context.Context, cfg ConsumerConfig, h Handler, bat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
-	return e.run(ctx)
+	err := e.run(ctx)
+	e.enterState(ConsumerStopped, err)
+	return err
 }
 
 // engine is one running consumer. It owns every goroutine it starts and waits for them, except for
@@ -204,7 +206,7 @@ type engine struct {
 	exclusive *exclusive
 	puller    *puller
 	burst     *ackBurst
-	reports   *reports
+	reports   *reports[error]
 	removals  removals
 	kick      chan struct{}   // there may be room for more messages
 	base      context.Context //nolint:containedctx // what handlers' ctx are made of
@@ -239,7 +241,8 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 
 // run finds the stream, makes the durable, consumes until ctx ends, and cleans up.
 func (e *engine) run(ctx context.Context) error {
-	e.reports = newReports(e.cfg.OnError, e.c.log)
+	e.observe(nil)
+	e.reports = newReports("OnError", e.cfg.OnError, e.c.log)
 	defer e.reports.close()
 	if err := e.prepare(ctx); err != nil {
 		if ctx.Err() != nil {

@@ -299,7 +299,6 @@ func (x *exclusive) leave(t *tenure) error {
 // connection reacts to a loss, or to a new connection: what was on its way is gone.
 func (x *exclusive) connection(ctx context.Context, up bool) error {
 	x.s.connection(ctx, up)
-	x.e.setState(x.role())
 	return x.doubt()
 }
 

@@ -1,9 +1,9 @@
 package natty
 
 import (
+	"cmp"
 	"fmt"
-	"log/slog"
-	"runtime/debug"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +21,10 @@ type Health struct {
 	// LastError is the last thing that went wrong with the connection; while there is none, why.
 	LastError string           `json:"last_error,omitempty"`
 	Consumers []ConsumerHealth `json:"consumers,omitempty"`
+	Elections []ElectionHealth `json:"elections,omitempty"` // of the calls of Lead and AsLeader that run
+	Writers   []WriterHealth   `json:"writers,omitempty"`   // in the order in which they were made
+	// EventsDropped counts what the Observer was too slow to be told.
+	EventsDropped uint64 `json:"events_dropped,omitempty"`
 }
 
 // ConsumerState is what a consumer is doing.
@@ -33,6 +37,7 @@ const (
 	ConsumerStandby      ConsumerState = "standby"      // Exclusive: another instance is the active one, or none has a message
 	ConsumerDisconnected ConsumerState = "disconnected" // waiting for the connection
 	ConsumerStopping     ConsumerState = "stopping"     // waiting for handlers
+	ConsumerStopped      ConsumerState = "stopped"      // at its end; the last that an Observer is told
 )
 
 // ConsumerHealth is a snapshot of one running consumer.
@@ -64,6 +69,33 @@ type ConsumerHealth struct {
 	LastError string `json:"last_error,omitempty"`
 }
 
+// ElectionHealth is a snapshot of one running call of Lead or AsLeader.
+type ElectionHealth struct {
+	Bucket   string `json:"bucket"`
+	Key      string `json:"key"`
+	NodeName string `json:"node_name"`
+	// Leading says whether it leads, Since from when on that is so; else it stands by. While it leads, Token is the term's.
+	Leading bool      `json:"leading"`
+	Since   time.Time `json:"since"`
+	Token   uint64    `json:"token,omitempty"`
+	// LastError is the last thing that went wrong since it was last elected: why the leadership was lost, or what keeps it
+	// from being elected.
+	LastError string `json:"last_error,omitempty"`
+}
+
+// WriterHealth is a snapshot of one Writer that is not closed.
+type WriterHealth struct {
+	// Pending messages of PendingBytes are in the window, of MaxPending and MaxPendingBytes that fit: they have no outcome
+	// yet, or their failure waits for OnError.
+	Pending         int `json:"pending"`
+	PendingBytes    int `json:"pending_bytes"`
+	MaxPending      int `json:"max_pending"`
+	MaxPendingBytes int `json:"max_pending_bytes"`
+	// Failed counts the messages that failed, LastError says why the last one did.
+	Failed    uint64 `json:"failed,omitempty"`
+	LastError string `json:"last_error,omitempty"`
+}
+
 // warning says what keeps the server from delivering messages of d, or soon will.
 func (d durable) warning() string {
 	switch until := d.config.PauseUntil; {
@@ -84,16 +116,16 @@ func (c *Client) Health() Health {
 		Since:      c.link.since,
 		Server:     c.link.server,
 		Reconnects: c.link.reconnects,
+
+		EventsDropped: c.events.count(),
 	}
 	if c.link.lastErr != nil {
 		h.LastError = c.link.lastErr.Error()
 	}
 	c.link.mu.Unlock()
 	c.mu.Lock()
-	engines := make([]*engine, 0, len(c.engines))
-	for e := range c.engines {
-		engines = append(engines, e)
-	}
+	engines := slices.Collect(maps.Keys(c.engines))
+	elections := slices.Collect(maps.Keys(c.terms))
 	c.mu.Unlock()
 	for _, e := range engines {
 		h.Consumers = append(h.Consumers, e.snapshot())
@@ -101,8 +133,21 @@ func (c *Client) Health() Health {
 	slices.SortFunc(h.Consumers, func(a, b ConsumerHealth) int {
 		return strings.Compare(a.Stream+"."+a.Durable, b.Stream+"."+b.Durable)
 	})
+	for _, e := range elections {
+		h.Elections = append(h.Elections, e.snapshot())
+	}
+	slices.SortFunc(h.Elections, func(a, b ElectionHealth) int {
+		return strings.Compare(a.Bucket+"."+a.Key+"."+a.NodeName, b.Bucket+"."+b.Key+"."+b.NodeName)
+	})
+	writers := c.acks.openWriters()
+	for _, key := range slices.SortedFunc(maps.Keys(writers), byNumber) {
+		h.Writers = append(h.Writers, writers[key].snapshot())
+	}
 	return h
 }
+
+// byNumber compares the keys of Writers, which are numbers.
+func byNumber(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b)) }
 
 func (e *engine) snapshot() ConsumerHealth {
 	held, _, _ := e.dispatch.load()
@@ -121,18 +166,43 @@ func (e *engine) snapshot() ConsumerHealth {
 	return h
 }
 
-func (e *engine) setState(s ConsumerState) {
+func (e *engine) setState(s ConsumerState) { e.enterState(s, nil) }
+
+// enterState tells Health and the Observer what the consumer is doing now, and why if that is an error.
+func (e *engine) enterState(s ConsumerState, why error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.health.State, e.health.Since = s, time.Now()
+	changed := e.health.State != s
+	if changed {
+		e.health.State, e.health.Since = s, time.Now()
+	}
+	e.mu.Unlock()
+	if changed {
+		e.observe(why)
+	}
 }
 
-// report tells OnError, the log and Health what went wrong.
+func (e *engine) observe(err error) {
+	e.mu.Lock()
+	event := ConsumerEvent{Stream: e.health.Stream, Durable: e.health.Durable, State: e.health.State, Err: err}
+	e.mu.Unlock()
+	e.c.events.add(event)
+}
+
+// role is the state while nothing is wrong.
+func (e *engine) role() ConsumerState {
+	if e.exclusive != nil {
+		return e.exclusive.role()
+	}
+	return ConsumerRunning
+}
+
+// report tells OnError, the Observer, the log and Health what went wrong.
 func (e *engine) report(err error) {
 	e.mu.Lock()
 	e.health.LastError = err.Error()
 	e.mu.Unlock()
 	e.logError(err)
+	e.observe(err)
 	e.reports.add(err)
 }
 
@@ -140,65 +210,63 @@ func (e *engine) logError(err error) {
 	e.c.log.Warn("natty: consumer", "durable", e.cfg.Durable, "error", err)
 }
 
-// reports brings errors to OnError from a goroutine of its own, so that one that blocks holds up neither
-// handlers nor the supervision.
-type reports struct {
-	queue chan error
-	quit  chan struct{}
-	done  chan struct{}
+// elected tells the log, Health and the Observer of a new term.
+func (e *election) elected(token uint64) {
+	e.mu.Lock()
+	h := &e.health
+	h.Leading, h.Token, h.Since, h.LastError = true, token, time.Now(), ""
+	e.mu.Unlock()
+	e.c.log.Info("natty: elected", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", token)
+	e.observe(true, token, nil)
 }
 
-// reportsQueue is how many errors wait for a slow OnError.
-const reportsQueue = 256
-
-func newReports(onError func(error), log *slog.Logger) *reports {
-	r := &reports{queue: make(chan error, reportsQueue), quit: make(chan struct{}), done: make(chan struct{})}
-	if onError == nil {
-		close(r.done)
-		return r
+// over tells Health and the Observer that a term is over, once: why is nil when the leadership was given back.
+func (e *election) over(token uint64, why error) {
+	e.mu.Lock()
+	h := &e.health
+	ended := h.Leading && h.Token == token
+	if ended {
+		h.Leading, h.Token, h.Since = false, 0, time.Now()
 	}
-	tell := func(err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				log.Error("natty: OnError panicked", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
-		onError(err)
+	if ended && why != nil {
+		h.LastError = why.Error()
 	}
-	go func() {
-		defer close(r.done)
-		for {
-			select {
-			case err := <-r.queue:
-				tell(err)
-			case <-r.quit:
-				for {
-					select {
-					case err := <-r.queue:
-						tell(err)
-					default:
-						return
-					}
-				}
-			}
-		}
-	}()
-	return r
-}
-
-// add never blocks. What finds no room was logged.
-func (r *reports) add(err error) {
-	select {
-	case r.queue <- err:
-	default:
+	e.mu.Unlock()
+	if ended {
+		e.observe(false, token, why)
 	}
 }
 
-// close delivers what is queued, and waits for that as long as an OnError that returns can need.
-func (r *reports) close() {
-	close(r.quit)
-	select {
-	case <-r.done:
-	case <-time.After(endGrace):
+// trouble tells the log, Health and the Observer what went wrong and did not end the election.
+func (e *election) trouble(err error) {
+	e.mu.Lock()
+	e.health.LastError = err.Error()
+	leading, token := e.health.Leading, e.health.Token
+	e.mu.Unlock()
+	e.c.log.Warn("natty: election", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
+	e.observe(leading, token, err)
+}
+
+func (e *election) observe(leading bool, token uint64, err error) {
+	e.c.events.add(ElectionEvent{
+		Bucket: e.cfg.Bucket, Key: e.cfg.Key, NodeName: e.cfg.NodeName, Leading: leading, Token: token, Err: err,
+	})
+}
+
+func (w *Writer) snapshot() WriterHealth {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := WriterHealth{
+		Pending: w.pending, PendingBytes: w.bytes, MaxPending: w.cfg.MaxPending, MaxPendingBytes: w.cfg.MaxPendingBytes, Failed: w.failed,
 	}
+	if w.lastErr != nil {
+		h.LastError = w.lastErr.Error()
+	}
+	return h
+}
+
+func (e *election) snapshot() ElectionHealth {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.health
 }

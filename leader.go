@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,15 +64,15 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	if err := c.enterTerm(); err != nil {
+	e := newElection(c, cfg, f)
+	if err := c.enterTerm(e); err != nil {
 		return err
 	}
-	defer c.leaveTerm()
+	defer c.leaveTerm(e)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
 
-	e := election{c: c, cfg: cfg, key: c.leaseKey(cfg.Bucket, cfg.Key, cfg.BucketTTL, false), f: f}
 	for n := 1; ; n++ {
 		over, err := e.term(ctx)
 		switch {
@@ -85,7 +86,7 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 		case hopeless(err):
 			return err
 		default:
-			c.log.Warn("natty: election", "bucket", cfg.Bucket, "key", cfg.Key, "error", err)
+			e.trouble(err)
 		}
 		if sleep(ctx, retryAcquire.delay(n)) != nil {
 			return nil
@@ -108,6 +109,18 @@ type election struct {
 	cfg AsLeaderConfig
 	key leaseKey
 	f   func(ctx context.Context, term *Term) error
+
+	mu     sync.Mutex // guards health
+	health ElectionHealth
+}
+
+func newElection(c *Client, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) *election {
+	e := &election{
+		c: c, cfg: cfg, key: c.leaseKey(cfg.Bucket, cfg.Key, cfg.BucketTTL, false), f: f,
+		health: ElectionHealth{Bucket: cfg.Bucket, Key: cfg.Key, NodeName: cfg.NodeName, Since: time.Now()},
+	}
+	e.key.trouble = e.trouble
+	return e
 }
 
 // term waits for one term and leads in it. over says that f has returned by itself.
@@ -122,13 +135,13 @@ func (e *election) term(ctx context.Context) (over bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer e.release(lease)
+	defer e.leave(lease)()
 	term, err := e.begin(lease)
 	if err != nil {
 		return false, fmt.Errorf("natty: begin a term: %w", err)
 	}
 	lease.keep()
-	e.c.log.Info("natty: elected", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", lease.Token())
+	e.elected(lease.Token())
 	err = term.run(ctx, e.f)
 	if ctx.Err() != nil || lease.ctx.Err() == nil {
 		return true, err
@@ -137,13 +150,32 @@ func (e *election) term(ctx context.Context) (over bool, err error) {
 	return false, nil
 }
 
+// leave returns what ends a term and tells of that. A leadership that is lost is told of at once, whether or not the
+// leader has noticed.
+func (e *election) leave(lease *Lease) func() {
+	lost := make(chan struct{})
+	context.AfterFunc(lease.ctx, func() {
+		defer close(lost)
+		if cause := context.Cause(lease.ctx); errors.Is(cause, ErrDeposed) {
+			e.over(lease.token, cause)
+		}
+	})
+	return func() {
+		err := e.release(lease)
+		<-lost
+		e.over(lease.token, err)
+	}
+}
+
 // release lets the next leader follow. ctx may have ended, which must not cost the others the TTL.
-func (e *election) release(lease *Lease) {
+func (e *election) release(lease *Lease) error {
 	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.BucketTTL, apiTimeout))
 	defer cancel()
-	if err := lease.Release(ctx); err != nil && !errors.Is(err, ErrDeposed) {
+	err := lease.Release(ctx)
+	if err != nil && !errors.Is(err, ErrDeposed) {
 		e.c.log.Warn("natty: the leadership could not be given back, and expires by itself", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
 	}
+	return err
 }
 
 // begin writes the key that fences this term's writes, if the lease still is this process's. It outlives the bucket's TTL.
@@ -168,11 +200,15 @@ func (k *leaseKey) fenced(key string, data []byte, fence string, expected uint64
 
 // Term is one time of being the leader.
 type Term struct {
-	lease    *Lease
-	fence    string // the subject that was written when the term began,
-	sequence uint64 // and its revision
-	writing  chan struct{}
-	mine     map[string]bool // keys known not to be an election's; whoever is in writing may use it
+	lease   *Lease
+	fence   string // the subject that was written when the term began
+	writing chan struct{}
+
+	// Whoever is in writing may use what follows.
+	sequence uint64          // the fence's revision
+	mine     map[string]bool // keys known not to be an election's
+	strays   bool            // copies of Puts under this fence may still come in
+	renewal  *leaseWrite     // of the fence, without an outcome yet
 }
 
 // Token grows with every term of an election: whoever is given tokens can refuse the smaller ones.
@@ -180,7 +216,8 @@ func (t *Term) Token() uint64 { return t.lease.Token() }
 
 // Put writes a key of the election's bucket, which does not expire, for as long as there is no later leader: the server itself
 // refuses the write else, whatever this process believes, with ErrDeposed, and the term's ctx ends. The keys of elections cannot
-// be written.
+// be written. Puts take effect in the order in which they are made, and one at a time: what an earlier one that got no
+// answer has still on its way is refused once a later one has returned nil.
 //
 // An error that matches ErrOutcomeUnknown says that it may have been written. ctx bounds the attempt, Config.PublishTimeout
 // where it has no deadline. ErrDeposed alone may stand for a write whose answer got lost and that the next leader has overwritten.
@@ -203,8 +240,13 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	if err := t.mayWrite(ctx, key); err != nil {
 		return err
 	}
+	var sent time.Time
+	err := t.renewFence(ctx)
 	w := k.fenced(key, data, t.fence, t.sequence)
-	_, sent, err := k.store(ctx, &w)
+	if err == nil {
+		_, sent, err = k.store(ctx, &w)
+		t.strays = w.strays > 0
+	}
 	switch {
 	case errors.Is(err, errLost):
 		t.lease.lose(err)
@@ -216,6 +258,25 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 	case err != nil:
 		return fmt.Errorf("natty: put %q: %w", key, err)
 	}
+	return nil
+}
+
+// renewFence writes the fence anew where copies of an earlier Put may still come in, in this term and so behind a newer Put:
+// the server refuses all that were sent under the old one. Whoever is in writing may call it.
+func (t *Term) renewFence(ctx context.Context) error {
+	if !t.strays {
+		return nil
+	}
+	k := &t.lease.key
+	if t.renewal == nil {
+		w := k.fenced(k.key+termSuffix, []byte(t.lease.holder), t.fence, t.sequence)
+		t.renewal = &w
+	}
+	sequence, _, err := k.store(ctx, t.renewal)
+	if err != nil {
+		return err // it may have been made: the same write again finds out
+	}
+	t.sequence, t.strays, t.renewal = sequence, false, nil
 	return nil
 }
 

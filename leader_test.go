@@ -3,6 +3,7 @@ package natty_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -419,4 +420,26 @@ func TestCloseEndsLeadershipAndLocks(t *testing.T) {
 	free, err := other.TryLock(testCtx(t), natty.LockConfig{Bucket: "locks", Key: "door"})
 	require.NoError(t, err, "the lock is free")
 	require.NoError(t, free.Release(testCtx(t)))
+}
+
+// t.FailNow in a leader's function ends its goroutine.
+func TestLeaderThatEndsItsGoroutineGivesTheLeadershipBack(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = c.Lead(context.Background(), electing("a"), func(context.Context, *natty.Term) error { runtime.Goexit(); return nil })
+	}()
+	receive(t, ended)
+	_, err := c.GetLeader(testCtx(t), "elections", "job")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+
+	var ran atomic.Int32
+	stop := background(t, "AsLeader", func(ctx context.Context) error {
+		return c.AsLeader(ctx, electing("a"), func() error { ran.Add(1); runtime.Goexit(); return nil })
+	})
+	eventually(t, func() bool { return ran.Load() > 3 }, "it goes on")
+	require.NoError(t, stop())
+	require.NoError(t, c.Close(testCtx(t)))
 }

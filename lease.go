@@ -67,12 +67,12 @@ func (l *Lease) giveBack(ctx context.Context) error {
 		l.renewing()
 		<-l.renewed
 	}
-	lost := !l.trust.holds(time.Now())
-	l.trust.end()
-	l.end(errReleased)
-	if lost {
+	if !l.trust.holds(time.Now()) {
+		l.lose(errNotRenewed)
 		return fmt.Errorf("natty: release %s: %w", l.key.name(), ErrDeposed)
 	}
+	l.trust.end()
+	l.end(errReleased)
 	ctx, cancel := context.WithTimeout(ctx, l.key.ttl) // by then it has expired
 	defer cancel()
 	w := l.key.removal(l.revision)
@@ -159,8 +159,11 @@ func (l *Lease) renew(ctx context.Context) {
 		case errors.Is(err, errLost):
 			l.lose(err)
 			return
-		case ctx.Err() == nil:
-			l.key.c.log.Warn("natty: a lease could not be renewed", "bucket", l.key.bucket, "key", l.key.key, "error", err)
+		case ctx.Err() != nil: // it is being released
+		case l.trust.holds(time.Now()):
+			l.key.trouble(fmt.Errorf("natty: %s: the lease could not be renewed: %w", l.key.name(), err))
+		default: // it is lost, of which others are told by its ctx
+			l.key.c.log.Warn("natty: a lease could not be renewed in time", "bucket", l.key.bucket, "key", l.key.key, "error", err)
 		}
 	}
 }
@@ -198,6 +201,7 @@ func (k *leaseKey) acquire(ctx context.Context, holder string) (*Lease, error) {
 		case final(err) || missing(err):
 			return nil, fmt.Errorf("natty: %s: %w", k.name(), err)
 		default:
+			w.found = time.Time{} // what was seen before says nothing about meanwhile
 			err = sleep(ctx, retryAcquire.delay(n))
 		}
 		if err != nil {
@@ -214,6 +218,10 @@ type waiting struct {
 	hints chan *nats.Msg
 	seen  string    // the owner's last write that is known
 	since time.Time // when it was
+	// revision is what the last look found, found when a look found that first, and told that it was reported.
+	revision uint64
+	found    time.Time
+	told     bool
 	// expected is the least revision that the owner's next write expects: hints of other writes are refused ones, which
 	// must not put off the next look.
 	expected uint64
@@ -232,6 +240,7 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 		w.seen, w.since = now.write, time.Now().Add(-min(max(now.age, 0), w.key.ttl))
 	}
 	w.expected = max(w.expected, now.revision)
+	w.tellStuck(now)
 	left := w.left()
 	if now.revision == w.released {
 		w.looks++
@@ -254,10 +263,28 @@ func (w *waiting) wait(ctx context.Context, now holding) error {
 		case <-timer.C:
 			return nil
 		case <-changed: // hints may have been missed
+			w.found = time.Time{}
 			return w.key.c.link.wait(ctx, time.Time{})
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// tellStuck reports a key that does not expire: somebody who is not natty has put it there, and it would be waited for in
+// silence for ever.
+func (w *waiting) tellStuck(now holding) {
+	k := w.key
+	if now.revision != w.revision {
+		w.revision, w.told, w.found = now.revision, false, time.Time{}
+	}
+	if w.found.IsZero() {
+		w.found = time.Now()
+	}
+	if held := time.Since(w.found); held > 2*k.ttl && !w.told {
+		w.told = true
+		k.trouble(fmt.Errorf("natty: %s does not expire: it was put there by hand, or by another program, without a TTL, and has had revision %d for %v, though nobody renews it; delete the key",
+			k.name(), now.revision, held.Round(time.Second)))
 	}
 }
 
@@ -276,6 +303,9 @@ func (w *waiting) hint(m *nats.Msg) bool {
 func (w *waiting) left() time.Duration {
 	if left := w.key.ttl - time.Since(w.since); left > 0 {
 		return left
+	}
+	if w.told { // only somebody's write will change that, which is heard
+		return w.key.ttl
 	}
 	return max(w.key.ttl/40, 25*time.Millisecond)
 }

@@ -22,13 +22,15 @@ type leaseKey struct {
 	subject        string // of the key
 	publishSubject string // where it is written to, which differs with a domain or an API prefix
 	ttl            time.Duration
-	own            bool // the TTL is the key's own, and not the bucket's
+	own            bool        // the TTL is the key's own, and not the bucket's
+	trouble        func(error) // is told what goes wrong and is not the end of it
 }
 
 func (c *Client) leaseKey(bucket, key string, ttl time.Duration, own bool) leaseKey {
 	return leaseKey{
 		c: c, bucket: bucket, key: key, stream: bucketPrefix + bucket,
 		subject: keySubject(bucket, key), publishSubject: c.keyTarget(bucket, key), ttl: ttl, own: own,
+		trouble: func(err error) { c.log.Warn("natty: lock", "bucket", bucket, "key", key, "error", err) },
 	}
 }
 
@@ -73,6 +75,8 @@ type leaseWrite struct {
 	expected uint64 // must be this one
 	// once lets the server drop repetitions that come late, beyond what the fence keeps out.
 	once bool
+	// strays counts the copies that got no answer, and may still come in.
+	strays int
 }
 
 // write returns a write of the lease's key that counts if its revision still is expected.
@@ -142,9 +146,13 @@ func (k *leaseKey) store(ctx context.Context, w *leaseWrite) (revision uint64, s
 		if final(err) {
 			return 0, sent, err
 		}
+		if errorCode(err) == 0 {
+			w.strays++
+		}
 		if revision, resolved := k.resolve(ctx, w); resolved != nil {
 			return 0, sent, resolved
 		} else if revision > 0 {
+			w.strays = max(w.strays-1, 0) // one has come in
 			return revision, sent, nil
 		}
 		if ended := sleep(ctx, pause.delay(n)); ended != nil {

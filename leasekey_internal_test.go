@@ -208,3 +208,33 @@ func TestAnswerThatWouldBeTheSameAgainIsFinal(t *testing.T) {
 		assert.Equal(t, want, final(err), "%v", err)
 	}
 }
+
+func TestStandbyTellsOnceOfAKeyThatDoesNotExpire(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, told := standby(), 0
+		w.key.trouble = func(error) { told++ }
+		stuck := holding{revision: 5}
+		// until waits until it is told, and returns how long that took.
+		until := func(n int) time.Duration {
+			began := time.Now()
+			for told < n {
+				w.waits(t, stuck)
+			}
+			return time.Since(began) - testLeaseTTL // the wait after it
+		}
+		assert.InDelta(t, 2*testLeaseTTL, until(1), float64(testLeaseTTL/20))
+		for range 5 {
+			assert.Equal(t, testLeaseTTL, w.waits(t, stuck), "it looks less often from then on")
+		}
+		assert.Equal(t, 1, told)
+		stuck.revision = 7 // put anew
+		assert.InDelta(t, 2*testLeaseTTL, until(2), float64(testLeaseTTL/20))
+
+		// A server that was away has yet to remove what has expired meanwhile.
+		stuck.revision = 8
+		w.waits(t, stuck)
+		w.found = time.Time{}
+		assert.InDelta(t, 2*testLeaseTTL, until(3), float64(testLeaseTTL/20))
+	})
+}

@@ -77,12 +77,22 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(ctx cont
 		return nil, err
 	}
 	l.locked = true
+	context.AfterFunc(l.ctx, l.tellLoss)
 	l.keep()
 	if err := c.keepLease(l); err != nil {
 		_ = l.Release(ctx)
 		return nil, err
 	}
 	return l, nil
+}
+
+// tellLoss tells the log and the Observer of a lock that ended and was not released.
+func (l *Lease) tellLoss() {
+	if cause := context.Cause(l.ctx); errors.Is(cause, ErrDeposed) {
+		k := &l.key
+		k.trouble(cause)
+		k.c.events.add(LockEvent{Bucket: k.bucket, Key: k.key, Owner: l.holder, Token: l.token, Err: cause})
+	}
 }
 
 // courtesy is for how long a lock is not taken again where it was released: those who wait need a moment to learn

@@ -64,6 +64,8 @@ type Client struct {
 	acks *acks
 	ids  *msgIDs
 
+	events *reports[Event] // to the Observer; nil without one
+
 	buckets sync.Map       // of bucketState by name: what was last seen of buckets
 	caches  sync.WaitGroup // what keeps them up to date; added to under mu
 
@@ -76,9 +78,9 @@ type Client struct {
 
 	// mu guards what follows. It is never held across I/O.
 	mu      sync.Mutex
-	engines map[*engine]struct{} // running consumers
-	terms   int                  // calls that wait for leadership, or lead
-	leases  map[*Lease]struct{}  // locks
+	engines map[*engine]struct{}   // running consumers
+	terms   map[*election]struct{} // that wait for leadership, or lead
+	leases  map[*Lease]struct{}    // locks
 	// released is when which locks were given back last; of those that were in the last second.
 	released map[string]time.Time
 	idle     *sync.Cond // signalled when engines or terms gets smaller
@@ -112,14 +114,19 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 		ids:     newMsgIDs(),
 		closed:  make(chan struct{}),
 		engines: map[*engine]struct{}{},
+		terms:   map[*election]struct{}{},
 		leases:  map[*Lease]struct{}{},
 
 		released: map[string]time.Time{},
+	}
+	if o.observer != nil {
+		c.events = newReports("Observer", o.observer.Observe, c.log)
 	}
 	c.idle = sync.NewCond(&c.mu)
 	c.life, c.end = context.WithCancel(context.Background())
 	if err := c.open(ctx, o); err != nil {
 		c.end()
+		c.events.close()
 		return nil, err
 	}
 	return c, nil
@@ -127,7 +134,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 
 // open makes or adopts the connection and what depends on it.
 func (c *Client) open(ctx context.Context, o options) (err error) {
-	if c.conn, err = dial(ctx, c.cfg, o, c.link); err != nil {
+	if c.conn, err = dial(ctx, c.cfg, o, c.link, c.events); err != nil {
 		return err
 	}
 	c.nc = c.conn.nc
@@ -217,10 +224,10 @@ func (c *Client) shutdown(ctx context.Context) {
 	})
 	defer stop()
 	c.mu.Lock()
-	for len(c.engines)+c.terms > 0 && ctx.Err() == nil {
+	for len(c.engines)+len(c.terms) > 0 && ctx.Err() == nil {
 		c.idle.Wait()
 	}
-	left, terms := len(c.engines), c.terms
+	left, terms := len(c.engines), len(c.terms)
 	c.mu.Unlock()
 	c.releaseAll(ctx)
 	c.caches.Wait() // they wait for nobody
@@ -242,6 +249,7 @@ func (c *Client) shutdown(ctx context.Context) {
 	}
 	c.conn.close()
 	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
+	c.events.close()
 }
 
 // openWriter registers a new Writer.
@@ -312,12 +320,12 @@ func (c *Client) leave(e *engine) {
 }
 
 // enterTerm registers a call that waits for leadership or leads.
-func (c *Client) enterTerm() error { return c.whileOpen(func() { c.terms++ }) }
+func (c *Client) enterTerm(e *election) error { return c.whileOpen(func() { c.terms[e] = struct{}{} }) }
 
-func (c *Client) leaveTerm() {
+func (c *Client) leaveTerm(e *election) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.terms--
+	delete(c.terms, e)
 	c.idle.Broadcast()
 }
 

@@ -85,6 +85,8 @@ type options struct {
 	nats  []nats.Option
 	adopt bool // conn
 	conn  *nats.Conn
+
+	observer Observer
 }
 
 // WithLogger sends natty's log to l. Default, also for nil: slog.Default().
@@ -94,6 +96,11 @@ func WithLogger(l *slog.Logger) Option {
 			o.log = l
 		}
 	}
+}
+
+// WithObserver tells o what happens to the Client. Default, also for nil: nobody is told.
+func WithObserver(o Observer) Option {
+	return func(opts *options) { opts.observer = o }
 }
 
 // WithTLSConfig starts from cfg, which is copied; what Config.TLS sets is put on top.

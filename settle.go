@@ -56,8 +56,8 @@ func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
 	e.dispatch.handedBack()
 }
 
-// errGoexit stands until the handler returns. runtime.Goexit, which t.FailNow calls, ends it without.
-var errGoexit = errors.New("the handler ended its goroutine")
+// errGoexit stands until the user's function returns. runtime.Goexit, which t.FailNow calls, ends it without.
+var errGoexit = errors.New("the function ended its goroutine (runtime.Goexit)")
 
 // call runs the handler. A panic becomes an error, with where it happened.
 func (e *engine) call(ctx context.Context, msg *nats.Msg) (stack []byte, err error) {

@@ -160,7 +160,7 @@ func (s *supervision) connection(ctx context.Context, up bool) {
 		s.e.setState(ConsumerDisconnected)
 		return
 	}
-	s.e.setState(ConsumerRunning)
+	s.e.setState(s.e.role())
 	s.well()
 	s.paused = false
 	s.e.reportProgress()

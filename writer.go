@@ -81,6 +81,8 @@ type Writer struct {
 	retries  []*retry // that wait for a goroutine
 	retrying int      // goroutines
 	failures failures // that no Flush has returned
+	failed   uint64   // messages, of all that were written
+	lastErr  error    // of the last of these
 	news     error    // the first of them, to be logged
 	flushes  map[*flush]struct{}
 	reports  []*report // that wait for OnError

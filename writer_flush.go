@@ -20,6 +20,8 @@ func (w *Writer) failLocked(s *slot, p *publication, err error) {
 		w.news = err
 	}
 	w.failures.add(err)
+	w.failed++
+	w.lastErr = err
 	if w.cfg.OnError == nil {
 		w.settleLocked(s)
 		return

@@ -1,0 +1,35 @@
+package natty
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// As of a process that was paused after a Put without an answer, and knows nothing of its successor.
+func TestFenceIsNotRenewedOverASuccessors(t *testing.T) {
+	t.Parallel()
+	k, ctx := testLease(t)
+	begin := func(holder string, revision uint64) *Term {
+		lease, err := k.take(ctx, holder, revision)
+		require.NoError(t, err)
+		t.Cleanup(func() { lease.lose(errNotRenewed) })
+		e := election{c: k.c, cfg: AsLeaderConfig{Bucket: k.bucket, Key: k.key, NodeName: holder}, key: *k}
+		term, err := e.begin(lease)
+		require.NoError(t, err)
+		return term
+	}
+	former := begin("former", 0)
+	former.strays = true
+	owner := begin("owner", former.lease.revision)
+	require.NoError(t, owner.Put(ctx, "state", []byte("owner")))
+
+	require.ErrorIs(t, former.Put(ctx, "state", []byte("former")), ErrDeposed)
+	require.Error(t, former.lease.ctx.Err(), "its term is over")
+	now, err := k.read(ctx, owner.fence)
+	require.NoError(t, err)
+	require.Equal(t, owner.sequence, now.revision, "the fence is the owner's")
+	owner.strays = true
+	require.NoError(t, owner.Put(ctx, "state", []byte("again")))
+	require.Greater(t, owner.sequence, now.revision)
+}
