@@ -112,6 +112,63 @@ func TestScheduleSurvivesARestartAndIsPublishedOnce(t *testing.T) {
 	assert.False(t, m.Time.Before(at), "never early")
 }
 
+func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	s := scheduling(t, c, jetstream.StreamConfig{Replicas: 3})
+	due := map[string]time.Time{}
+	// begin schedules messages that are due from a second on, and returns when the first of them is there.
+	begin := func() {
+		var makers sync.WaitGroup
+		first := fmt.Sprint(len(due))
+		start := time.Now().Add(time.Second)
+		for range 100 {
+			id := fmt.Sprint(len(due))
+			at := start.Add(time.Duration(rand.N(2000)) * time.Millisecond)
+			if id == first {
+				at = start
+			}
+			due[id] = at
+			makers.Go(func() {
+				assert.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: id, At: at, Msg: &nats.Msg{Subject: "s." + id}}))
+			})
+		}
+		makers.Wait()
+		eventually(t, func() bool {
+			_, err := s.GetLastMsgForSubject(testCtx(t), "s."+first)
+			return err == nil
+		}, "the first is published")
+	}
+	var pending []int
+	for _, replace := range []func(){
+		func() {
+			_, err := c.Conn().RequestWithContext(testCtx(t), "$JS.API.STREAM.LEADER.STEPDOWN.S", nil)
+			require.NoError(t, err)
+		},
+		func() {
+			leader := cluster.StreamLeader("S")
+			leader.Stop()
+			require.NoError(t, leader.Restart())
+		},
+	} {
+		begin()
+		pending = append(pending, len(schedules(t, c)))
+		replace()
+		cluster.WaitReady()
+	}
+	eventually(t, func() bool { return len(schedules(t, c)) == 0 }, "all are published")
+	info, err := s.Info(testCtx(t), jetstream.WithSubjectFilter(">"))
+	require.NoError(t, err)
+	t.Logf("%v of %d were pending when the leader was replaced", pending, len(due))
+	for id, at := range due {
+		assert.EqualValues(t, 1, info.State.Subjects["s."+id], "published once: %s", id)
+		m, err := s.GetLastMsgForSubject(testCtx(t), "s."+id)
+		require.NoError(t, err, id)
+		assert.False(t, m.Time.Before(at), "never early: %s was due at %v and came at %v", id, at, m.Time)
+	}
+}
+
 func TestOneScheduleForAnIDHoweverManyInstancesSayIt(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
