@@ -33,17 +33,11 @@ type Schedule struct {
 }
 
 const (
-	// A holder is the message that holds a schedule, on a subject of its own: <prefix><stream>.<id>.
-	holderPrefix = "$NATTY.schedule."
-
 	headerSchedule         = "Nats-Schedule"
 	headerScheduleTarget   = "Nats-Schedule-Target"
 	headerScheduleTTL      = "Nats-Schedule-TTL"
 	headerScheduleTimeZone = "Nats-Schedule-Time-Zone"
 )
-
-// holders is the filter for all holders of a stream.
-func holders(stream string) string { return holderPrefix + stream + ".*" }
 
 // Schedule lets the server publish s.Msg when s says, in the stream that holds its subject. The same ID again replaces the
 // schedule, whoever made it, so that any number of instances may say the same. Nothing else has to run: the schedule is
@@ -184,7 +178,7 @@ func (c *Client) keepsSchedules(ctx context.Context, cfg jetstream.StreamConfig)
 		return fmt.Errorf("natty: consumers of stream %q: %w", cfg.Name, err)
 	}
 	if len(others) > 0 {
-		return wrong(fmt.Sprintf("is a WorkQueue, whose %s would receive the schedules and end them by an acknowledgement; start natty's consumers again, or give it filters without %s",
+		return wrong(fmt.Sprintf("is a WorkQueue, whose %s would receive the schedules and end them by an acknowledgement; give it filters without %s (a consumer of natty's that runs does so by itself, within seconds)",
 			strings.Join(others, " and "), holders(cfg.Name)))
 	}
 	return nil
@@ -312,65 +306,4 @@ func namesStream(stream string) error {
 		return &ConfigError{Field: "stream", Value: stream, Reason: "names no stream; give the name of the stream that keeps the schedules"}
 	}
 	return nil
-}
-
-// withHolders adds the subject of the holders to the wanted subjects of a stream that keeps schedules: to those that are
-// given, and where none are to those that the stream has.
-func withHolders(stream string, have, want map[string]any) {
-	if want["allow_msg_schedules"] != true && have["allow_msg_schedules"] != true {
-		return
-	}
-	subjects, given := want["subjects"].([]any)
-	if !given {
-		subjects, _ = have["subjects"].([]any)
-	}
-	if own := holders(stream); !slices.Contains(subjects, any(own)) && (given || want["allow_msg_schedules"] == true) {
-		want["subjects"] = append(slices.Clone(subjects), own)
-	}
-}
-
-// withoutHolders returns the filters with which a consumer receives what it would with these, and no holder. subjects are the
-// stream's; no filters mean all of it.
-func withoutHolders(stream string, subjects, filters []string) []string {
-	own := holders(stream)
-	if !slices.Contains(subjects, own) || !overlapAny(filters, []string{own}) {
-		return filters
-	}
-	if len(filters) == 0 {
-		filters = []string{">"}
-	}
-	var without []string
-	for _, f := range filters {
-		if !overlap(f, own) {
-			without = append(without, f)
-			continue
-		}
-		for _, s := range subjects {
-			if s != own && overlap(f, s) {
-				without = append(without, common(f, s))
-			}
-		}
-	}
-	return without
-}
-
-// common returns the filter for what two filters that overlap both receive.
-func common(a, b string) string {
-	var tokens []string
-	for a != "" && b != "" {
-		if a == ">" {
-			return strings.Join(append(tokens, b), ".")
-		}
-		if b == ">" {
-			return strings.Join(append(tokens, a), ".")
-		}
-		var x, y string
-		x, a, _ = strings.Cut(a, ".")
-		y, b, _ = strings.Cut(b, ".")
-		if x == "*" {
-			x = y
-		}
-		tokens = append(tokens, x)
-	}
-	return strings.Join(tokens, ".")
 }

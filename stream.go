@@ -53,7 +53,7 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 		fixed:  []string{"storage", "retention", "mirror", "persist_mode", "allow_msg_counter"},
 		accept: func(have map[string]any) error {
 			withHolders(cfg.Name, have, want)
-			return nil
+			return c.keepAllUp(ctx, cfg.Name, have, want)
 		},
 		create: func(ctx context.Context) error {
 			_, err := c.js.CreateStream(ctx, cfg)
