@@ -62,6 +62,11 @@ func (c *Client) update(ctx context.Context, r resource, have map[string]any) er
 	if len(diffs) == 0 {
 		return nil
 	}
+	metadata, _ := have["metadata"].(map[string]any)
+	version, _ := metadata[metaServerVersion].(string)
+	if err := tooOldFor(c.serverVersion(map[string]string{metaServerVersion: version}), diffs); err != nil {
+		return named(r, err)
+	}
 	changeable := func(d Difference) bool { return !slices.Contains(r.fixed, d.Field) }
 	if fixed := slices.DeleteFunc(slices.Clone(diffs), changeable); len(fixed) > 0 {
 		return &DriftError{Kind: r.kind, Name: r.name, Differences: fixed}

@@ -97,25 +97,14 @@ func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConf
 	if !cfg.Exclusive {
 		return set, nil
 	}
-	if v := c.nc.ConnectedServerVersion(); olderThan(v, 2, 14) {
-		return set, fmt.Errorf("%w: exclusive needs version 2.14, and the server has %s", ErrUnsupported, v)
+	if err := exclusiveConsumers.missingFrom(c.serverVersion(info.Config.Metadata)); err != nil {
+		return set, err
 	}
 	set.PriorityPolicy, set.PriorityGroups = jetstream.PriorityPolicyPinned, []string{pinGroup}
 	if info.Config.Retention != jetstream.WorkQueuePolicy { // which takes explicit acknowledgements only
 		set.AckPolicy = jetstream.AckAllPolicy
 	}
 	return set, nil
-}
-
-// olderThan compares versions of the server; one that cannot be read is not older.
-//
-//nolint:unparam // the calls read as a version
-func olderThan(version string, major, minor int) bool {
-	var have [2]int
-	if n, _ := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n < len(have) {
-		return false
-	}
-	return have[0] < major || have[0] == major && have[1] < minor
 }
 
 // freshDurable is the configuration of a durable that is made here.

@@ -49,7 +49,8 @@ const (
 // them where the stream has AllowMsgTTL, and else refuses schedules that MaxAge would end.
 //
 // What cannot work is a *ConfigError: a setting of s, a stream without schedules, an Interest or NoAck stream, and a WorkQueue
-// stream with a consumer that would receive the schedules themselves. A server before version 2.12 gives ErrUnsupported.
+// stream with a consumer that would receive the schedules themselves. A server before version 2.12, with Every
+// and Cron before 2.14, gives ErrUnsupported.
 // Other errors are those of PublishMsg; after ErrOutcomeUnknown call it again.
 func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err := s.validate(); err != nil {
@@ -60,12 +61,12 @@ func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err := c.link.wait(ctx, time.Time{}); err != nil {
 		return fmt.Errorf("natty: schedule %q: %w", s.ID, err)
 	}
-	if v := c.nc.ConnectedServerVersion(); olderThan(v, 2, 12) {
-		return fmt.Errorf("natty: schedule %q: %w: schedules need version 2.12, and the server has %s", s.ID, ErrUnsupported, v)
-	}
 	p := publication{c: c, msg: s.Msg}
 	if err := p.lookUp(ctx); err != nil {
 		return fmt.Errorf("natty: schedule %q for %q: %w", s.ID, s.Msg.Subject, err)
+	}
+	if err := s.feature().missingFrom(c.serverVersion(p.stream.Config.Metadata)); err != nil {
+		return fmt.Errorf("natty: schedule %q: %w", s.ID, err)
 	}
 	if err := c.keepsSchedules(ctx, p.stream.Config); err != nil {
 		return err
@@ -76,6 +77,14 @@ func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	}
 	_, err = c.publish(ctx, holder, nil)
 	return s.explain(err)
+}
+
+// feature is what the server has to have.
+func (s Schedule) feature() feature {
+	if s.At.IsZero() {
+		return repeatingSchedules
+	}
+	return schedules
 }
 
 // explain says which setting the server refused.

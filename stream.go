@@ -22,7 +22,8 @@ import (
 // call with other subjects leaves that in place.
 //
 // Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then: storage,
-// retention, mirror, and what the server refuses. Several instances may call it at once; of two that ask for
+// retention, mirror, and what the server refuses. A server that is too old for a setting gives ErrUnsupported; one before
+// 2.12 has then made a missing stream without it. Several instances may call it at once; of two that ask for
 // different settings at the same moment either may win. Without a deadline in ctx it takes at most 5s.
 func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := validStream(cfg); err != nil {
@@ -56,8 +57,8 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 			return c.keepAllUp(ctx, cfg.Name, have, want)
 		},
 		create: func(ctx context.Context) error {
-			_, err := c.js.CreateStream(ctx, cfg)
-			return err
+			made, err := c.js.CreateStream(ctx, cfg)
+			return c.newStreamLacks(want, made, err)
 		},
 	}
 	for n := 1; ; n++ {
