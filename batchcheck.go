@@ -1,6 +1,7 @@
 package natty
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,7 +24,7 @@ func (b *batch) take(msgs []*nats.Msg) error {
 	if len(msgs) > maxBatch {
 		return wrong(0, &ConfigError{Field: "msgs", Value: strconv.Itoa(len(msgs)), Reason: fmt.Sprintf("are more than the %d of one batch; publish several batches", maxBatch)})
 	}
-	seen := make(map[string]int, len(msgs))
+	seen, wrote := make(map[string]int, len(msgs)), make(map[string]int, len(msgs))
 	for i, m := range msgs {
 		if m == nil {
 			return wrong(i, &ConfigError{Field: fmt.Sprintf("msgs[%d]", i), Reason: "is nil; give a message"})
@@ -34,6 +35,10 @@ func (b *batch) take(msgs []*nats.Msg) error {
 		if header(m.Header, jetstream.ExpectedLastMsgIDHeader) != "" {
 			return wrong(i, &ConfigError{Field: fmt.Sprintf("msgs[%d]", i), Reason: "has the header " + jetstream.ExpectedLastMsgIDHeader + ", which batches cannot have; expect a sequence"})
 		}
+		if reason := expectsInVain(m, i, wrote); reason != "" {
+			return wrong(i, &ConfigError{Field: fmt.Sprintf("msgs[%d]", i), Reason: reason})
+		}
+		wrote[m.Subject] = i
 		m = copyForSending(m)
 		id := header(m.Header, jetstream.MsgIDHeader)
 		if id == "" {
@@ -53,6 +58,22 @@ func (b *batch) take(msgs []*nats.Msg) error {
 	b.msgs[len(b.msgs)-1].Header[headerBatchCommit] = []string{"1"}
 	b.name()
 	return nil
+}
+
+// expectsInVain says which expectation of message i the server refuses whatever the stream holds, with the code of a conflict that
+// passes. wrote are the subjects of the messages before it, and the last of them.
+func expectsInVain(m *nats.Msg, i int, wrote map[string]int) string {
+	if header(m.Header, jetstream.ExpectedLastSeqHeader) != "" && i > 0 {
+		return "expects a last sequence of the stream, which only the first message of a batch can; expect it there"
+	}
+	if header(m.Header, jetstream.ExpectedLastSubjSeqHeader) == "" {
+		return ""
+	}
+	of := cmp.Or(header(m.Header, jetstream.ExpectedLastSubjSeqSubjHeader), m.Subject)
+	if other, ok := wrote[of]; ok {
+		return fmt.Sprintf("expects a last sequence of %q, which msgs[%d] writes; expect it there", of, other)
+	}
+	return ""
 }
 
 // name gives the batch another id. An attempt that has failed must not be mixed up with the next one.

@@ -137,8 +137,10 @@ func (s Schedule) validateWhen() error {
 		}
 	}
 	switch year := s.At.UTC().Year(); {
-	case set != 1:
-		return wrong("At", "", fmt.Sprintf("and Every and Cron: %d of them are set; set exactly one", set))
+	case set == 0:
+		return &ConfigError{Field: "Schedule", Reason: "has none of At, Every and Cron; set one"}
+	case set > 1:
+		return &ConfigError{Field: "Schedule", Reason: fmt.Sprintf("has %d of At, Every and Cron; set one alone", set)}
 	case !s.At.IsZero() && (year < 1970 || year > 2200):
 		return wrong("At", s.At.String(), "is not in the years 1970 to 2200, which is what the server can")
 	case s.Every != 0 && s.Every < time.Second:

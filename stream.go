@@ -124,6 +124,9 @@ func validStream(cfg jetstream.StreamConfig) error {
 	if wrong := validName(cfg.Name); wrong != "" {
 		return &ConfigError{Field: "Name", Value: cfg.Name, Reason: wrong + "; use letters, digits, - and _"}
 	}
+	if cfg.Duplicates < 0 {
+		return &ConfigError{Field: "Duplicates", Value: cfg.Duplicates.String(), Reason: "is negative; give a duration, or 0 for the server's default"}
+	}
 	for _, s := range cfg.Subjects {
 		if wrong := validFilter(s); wrong != "" {
 			return &ConfigError{Field: "Subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
