@@ -75,8 +75,10 @@ func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.publish(ctx, holder, nil)
-	return s.explain(err)
+	if _, err = c.publish(ctx, holder, nil); err != nil {
+		return s.explain(err)
+	}
+	return nil
 }
 
 // feature is what the server has to have.
@@ -91,13 +93,13 @@ func (s Schedule) feature() feature {
 func (s Schedule) explain(err error) error {
 	switch errorCode(err) {
 	case jetstream.JSErrCodeSchedulePatternInvalid:
-		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "is refused by the server; expected six fields (second minute hour day month weekday) or one such as @hourly", Err: err}
+		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "is refused by the server; expected six fields, each in its range (second minute hour day month weekday) or one such as @hourly", Err: err}
 	case codeTimeZoneInvalid:
 		return &ConfigError{Field: "Schedule.TimeZone", Value: s.TimeZone, Reason: "is not known to the server; expected a name such as Europe/Berlin", Err: err}
 	case jetstream.JSErrCodeScheduleTargetInvalid:
 		return &ConfigError{Field: "Schedule.Msg", Value: s.Msg.Subject, Reason: "is no subject of the stream", Err: err}
 	}
-	return err
+	return fmt.Errorf("natty: schedule %q for %q: %w", s.ID, s.Msg.Subject, err) // err has the subject of the holder
 }
 
 func (s Schedule) validate() error {
@@ -115,6 +117,9 @@ func (s Schedule) validate() error {
 	}
 	if err := publishable(s.Msg.Subject); err != nil {
 		return &ConfigError{Field: "Schedule.Msg", Value: s.Msg.Subject, Reason: "cannot be published to", Err: err}
+	}
+	if strings.HasPrefix(s.Msg.Subject, holderPrefix) {
+		return wrong("Msg", s.Msg.Subject, "is where natty keeps schedules; publish to another subject of the stream")
 	}
 	if err := s.validateWhen(); err != nil {
 		return err

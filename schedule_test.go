@@ -339,6 +339,7 @@ func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 		"ID: is empty":                           {At: at, Msg: msg},
 		"holds a space":                          {ID: "a b", At: at, Msg: msg},
 		"Msg: is nil":                            {ID: "x", At: at},
+		"where natty keeps schedules":            {ID: "x", At: at, Msg: nats.NewMsg("$NATTY.schedule.S.y")},
 		"cannot be published to":                 {ID: "x", At: at, Msg: nats.NewMsg("s.*")},
 		"none of At, Every and Cron; set one":    {ID: "x", Msg: msg},
 		"2 of At, Every and Cron; set one alone": {ID: "x", At: at, Cron: "@hourly", Msg: msg},
@@ -359,7 +360,12 @@ func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 		require.ErrorAs(t, err, &config, want)
 		assert.Contains(t, err.Error(), want)
 	}
-	require.ErrorIs(t, c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")}), natty.ErrNoStream)
+	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")})
+	require.ErrorIs(t, err, natty.ErrNoStream)
+	require.ErrorContains(t, err, "EnsureStream")
+	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: &nats.Msg{Subject: "s.a", Data: make([]byte, 2<<20)}})
+	require.ErrorIs(t, err, natty.ErrTooLarge)
+	require.ErrorContains(t, err, `schedule "x" for "s.a"`)
 	assert.Empty(t, schedules(t, c))
 	for _, err := range c.Schedules(testCtx(t), "NOWHERE") {
 		require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
