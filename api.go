@@ -22,6 +22,7 @@ const (
 	codeNoResources       jetstream.ErrorCode = 10023
 	codeNoMemory          jetstream.ErrorCode = 10028
 	codeNoStorage         jetstream.ErrorCode = 10047
+	codeInvalidJSON       jetstream.ErrorCode = 10025 // also for a setting that it does not know
 	codeNoMessage         jetstream.ErrorCode = 10057
 	codeMsgTooLarge       jetstream.ErrorCode = 10054
 	codeSequenceMismatch  jetstream.ErrorCode = 10063

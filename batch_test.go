@@ -90,6 +90,9 @@ func TestBatchThatCannotWorkIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		"no acknowledgements": {[]*nats.Msg{nats.NewMsg("silent")}, "NoAck", nil},
 		"over the stream's":   {[]*nats.Msg{a(), {Subject: "s.a", Data: make([]byte, 1000)}}, "max_msg_size", natty.ErrTooLarge},
 		"over the server's":   {[]*nats.Msg{a(), {Subject: "s.a", Data: make([]byte, 2000)}}, "max_payload", natty.ErrTooLarge},
+		"expects too late":    {[]*nats.Msg{a(), {Subject: "s.b", Header: nats.Header{"Nats-Expected-Last-Sequence": {"0"}}}}, "only the first message of a batch can", nil},
+		"expects in vain":     {[]*nats.Msg{a(), {Subject: "s.a", Header: nats.Header{"Nats-Expected-Last-Subject-Sequence": {"0"}}}}, `msgs[1]: expects a last sequence of "s.a", which msgs[0] writes`, nil},
+		"of another subject":  {[]*nats.Msg{a(), {Subject: "s.b", Header: nats.Header{"Nats-Expected-Last-Subject-Sequence": {"0"}, "Nats-Expected-Last-Subject-Sequence-Subject": {"s.a"}}}}, "which msgs[0] writes", nil},
 		"expects an id":       {[]*nats.Msg{{Subject: "s.a", Header: nats.Header{"Nats-Expected-Last-Msg-Id": {"x"}}}}, "expect a sequence", nil},
 	} {
 		err := c.PublishBatch(testCtx(t), test.msgs)

@@ -366,7 +366,7 @@ func (e *engine) receive(m *nats.Msg) {
 	}
 	h.key = e.keyOf(m)
 	e.lastMessage.Store(e.puller.heard.Load())
-	if e.forAnother(m) {
+	if isHolder(m) || e.forAnother(m) {
 		e.tell(answer{msg: m, kind: ack})
 		return
 	}

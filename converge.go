@@ -9,6 +9,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -61,6 +62,11 @@ func (c *Client) update(ctx context.Context, r resource, have map[string]any) er
 	diffs := differences(have, r.want)
 	if len(diffs) == 0 {
 		return nil
+	}
+	metadata, _ := have["metadata"].(map[string]any)
+	version, _ := metadata[metaServerVersion].(string)
+	if err := tooOldFor(c.serverVersion(map[string]string{metaServerVersion: version}), diffs); err != nil {
+		return named(r, err)
 	}
 	changeable := func(d Difference) bool { return !slices.Contains(r.fixed, d.Field) }
 	if fixed := slices.DeleteFunc(slices.Clone(diffs), changeable); len(fixed) > 0 {
@@ -195,11 +201,13 @@ func asJSON(v any) string {
 	if v == nil {
 		return "not set"
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // which would make "s.\u003e" of s.>
+	if enc.Encode(v) != nil {
 		return fmt.Sprint(v)
 	}
-	return string(data)
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // merge returns have with want put over it; objects, such as metadata, key by key.

@@ -19,6 +19,11 @@ func object(t *testing.T, data string) map[string]any {
 	return m
 }
 
+func TestFiltersAreShownAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, `["s.>","<&"]`, asJSON([]any{"s.>", "<&"}))
+}
+
 func TestDifferencesAreWhatIsNotAsWanted(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

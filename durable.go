@@ -33,10 +33,11 @@ type durable struct {
 	unacked       int                      // delivered to anyone and not settled
 	waiting       uint64                   // not delivered yet
 	created       time.Time
-	delivered     uint64 // the highest sequence of the stream that was
-	deliveries    uint64 // with repetitions
-	first         uint64 // the first sequence that the stream has
-	whole         bool   // it receives all that is in the stream
+	delivered     uint64   // the highest sequence of the stream that was
+	deliveries    uint64   // with repetitions
+	first         uint64   // the first sequence that the stream has
+	subjects      []string // the stream's
+	whole         bool     // it receives all that is in the stream
 }
 
 // ackWait is how long the server waits for a sign of life of a message before it delivers it again. BackOff,
@@ -79,10 +80,6 @@ func (c *Client) findStream(ctx context.Context, cfg ConsumerConfig) (string, er
 	return found, nil
 }
 
-// metaWholeStream marks a durable that is to receive all of its stream but the schedules: its filters follow the stream's
-// subjects.
-const metaWholeStream = "natty.whole_stream"
-
 // configured is what cfg sets of a durable.
 func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConfig) (jetstream.ConsumerConfig, error) {
 	set := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait}
@@ -91,31 +88,23 @@ func (c *Client) configured(ctx context.Context, stream string, cfg ConsumerConf
 		return set, err
 	}
 	set.FilterSubjects = withoutHolders(stream, info.Config.Subjects, cfg.Subjects)
-	if len(cfg.Subjects) == 0 && len(set.FilterSubjects) > 0 {
+	switch {
+	case receivesAll(cfg.Subjects, []string{">"}) && len(set.FilterSubjects) > 0:
 		set.Metadata = map[string]string{metaWholeStream: "true"}
+	case len(cfg.Subjects) > 0 && len(set.FilterSubjects) == 0:
+		return set, &ConfigError{Field: "subjects", Value: strings.Join(cfg.Subjects, " "), Reason: "receives nothing but the schedules of stream " + stream + ", which consumers do not get; list them with Schedules"}
 	}
 	if !cfg.Exclusive {
 		return set, nil
 	}
-	if v := c.nc.ConnectedServerVersion(); olderThan(v, 2, 14) {
-		return set, fmt.Errorf("%w: exclusive needs version 2.14, and the server has %s", ErrUnsupported, v)
+	if err := exclusiveConsumers.missingFrom(c.serverVersion(info.Config.Metadata)); err != nil {
+		return set, err
 	}
 	set.PriorityPolicy, set.PriorityGroups = jetstream.PriorityPolicyPinned, []string{pinGroup}
 	if info.Config.Retention != jetstream.WorkQueuePolicy { // which takes explicit acknowledgements only
 		set.AckPolicy = jetstream.AckAllPolicy
 	}
 	return set, nil
-}
-
-// olderThan compares versions of the server; one that cannot be read is not older.
-//
-//nolint:unparam // the calls read as a version
-func olderThan(version string, major, minor int) bool {
-	var have [2]int
-	if n, _ := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n < len(have) {
-		return false
-	}
-	return have[0] < major || have[0] == major && have[1] < minor
 }
 
 // freshDurable is the configuration of a durable that is made here.
@@ -151,17 +140,10 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 	if cfg.MaxDeliver > 0 {
 		want["max_deliver"] = json.Number("-1") // the limit is natty's to keep: the server's drops messages
 	}
-	err = c.converge(ctx, resource{
-		kind: "consumer", name: d.name, want: want,
-		info:   "CONSUMER.INFO." + stream + "." + d.name,
-		update: "CONSUMER.CREATE." + stream + "." + d.name,
-		body: func(merged any) any {
-			return map[string]any{"stream_name": stream, "config": merged, "action": "update"}
-		},
-		fixed:  []string{"ack_policy"},
-		create: func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg, set)) },
-		accept: func(have map[string]any) error { return acceptDurable(cfg, have, want) },
-	})
+	r := durableResource(stream, d.name, want)
+	r.create = func(ctx context.Context) error { return c.createDurable(ctx, stream, freshDurable(cfg, set)) }
+	r.accept = func(have map[string]any) error { return acceptDurable(cfg, have, want) }
+	err = c.converge(ctx, r)
 	if code := errorCode(err); code == codeQueueOverlap || code == codeQueueHasConsumer {
 		return d, c.explainOverlap(ctx, stream, cfg, err)
 	}
@@ -172,6 +154,19 @@ func (c *Client) ensureDurable(ctx context.Context, stream string, cfg ConsumerC
 		return d, fmt.Errorf("natty: consumer %q: %w", d.name, err)
 	}
 	return d, nil
+}
+
+// durableResource is a durable that is to have certain settings.
+func durableResource(stream, name string, want map[string]any) resource {
+	return resource{
+		kind: "consumer", name: name, want: want,
+		info:   "CONSUMER.INFO." + stream + "." + name,
+		update: "CONSUMER.CREATE." + stream + "." + name,
+		body: func(merged any) any {
+			return map[string]any{"stream_name": stream, "config": merged, "action": "update"}
+		},
+		fixed: []string{"ack_policy"},
+	}
 }
 
 // filters are the subjects that the durable receives; none means all.
@@ -209,7 +204,8 @@ func (c *Client) refresh(ctx context.Context, d *durable) error {
 		d.config, d.floor, d.unacked, d.waiting = info.Config, info.Floor.Sequence, info.Unacked, info.Waiting
 		d.floorCount, d.pin = info.Floor.Count, info.Groups.pin()
 		d.created, d.delivered, d.deliveries = info.Created, info.Delivered.Sequence, info.Delivered.Count
-		d.first, d.whole = stream.State.FirstSeq, receivesAll(d.filters(), stream.Config.Subjects)
+		d.first, d.subjects = stream.State.FirstSeq, stream.Config.Subjects
+		d.whole = receivesAll(d.filters(), d.subjects)
 	}
 	return err
 }
@@ -244,19 +240,29 @@ func acceptDurable(cfg ConsumerConfig, have, want map[string]any) error {
 	case cfg.Exclusive && policy != want["priority_policy"]:
 		want["priority_timeout"] = json.Number(strconv.FormatInt(cfg.pinnedTTL.Nanoseconds(), 10)) // else the server's, two minutes
 	}
-	if one, ok := have["filter_subject"]; ok {
-		have["filter_subjects"] = []any{one}
-		delete(have, "filter_subject")
-	}
+	filtersAsList(have)
 	keepFilters(cfg, have, want)
 	return nil
 }
 
-// keepFilters leaves the filters that somebody gave a durable as they are, where cfg gives none.
+// filtersAsList writes the one-filter form as a list.
+func filtersAsList(have map[string]any) {
+	if one, ok := have["filter_subject"]; ok {
+		have["filter_subjects"] = []any{one}
+		delete(have, "filter_subject")
+	}
+}
+
+// keepFilters leaves the filters that somebody gave a durable as they are, where cfg gives none. Where it does, they do not follow
+// the stream any more.
 func keepFilters(cfg ConsumerConfig, have, want map[string]any) {
 	filters, _ := have["filter_subjects"].([]any)
 	meta, _ := have["metadata"].(map[string]any)
-	if len(cfg.Subjects) > 0 || len(filters) == 0 || meta[metaWholeStream] != nil {
+	whole := !isZero(meta[metaWholeStream])
+	if whole && !receivesAll(cfg.Subjects, []string{">"}) {
+		want["metadata"] = map[string]any{metaWholeStream: ""}
+	}
+	if len(cfg.Subjects) > 0 || len(filters) == 0 || whole {
 		return
 	}
 	for _, f := range filters {

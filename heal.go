@@ -51,7 +51,7 @@ func (e *engine) healOnce(ctx context.Context, lost durable) (durable, string, e
 	if info.Config.Retention == jetstream.InterestPolicy {
 		did += "; an Interest stream drops what its last consumer had not acknowledged"
 	}
-	made, err := e.c.recreateDurable(ctx, lost)
+	made, err := e.c.recreateDurable(ctx, lost, info.Config)
 	if err != nil {
 		return lost, "", err
 	}
@@ -64,14 +64,21 @@ func (e *engine) healOnce(ctx context.Context, lost durable) (durable, string, e
 
 // recreateDurable makes lost again as it was, behind its floor; false if another instance was faster. It is paused until
 // it stands where it should: one that is made to begin at a sequence would have another configuration than before.
-func (c *Client) recreateDurable(ctx context.Context, lost durable) (made bool, err error) {
+//
+// Where the server has no resets it gets that other configuration. A WorkQueue stream refuses it, and has nothing that was handled.
+func (c *Client) recreateDurable(ctx context.Context, lost durable, stream jetstream.StreamConfig) (made bool, err error) {
 	fresh := lost.config
 	fresh.DeliverPolicy, fresh.OptStartSeq, fresh.OptStartTime = jetstream.DeliverAllPolicy, 0, nil
 	maps.DeleteFunc(fresh.Metadata, func(k, _ string) bool { return strings.HasPrefix(k, "_nats.") }) // the server's own
 	fresh.PauseUntil = nil
-	if lost.floor > 0 {
+	resets := consumerResets.missingFrom(c.serverVersion(stream.Metadata)) == nil
+	switch {
+	case lost.floor == 0:
+	case resets:
 		until := time.Now().Add(healPause)
 		fresh.PauseUntil = &until
+	case stream.Retention != jetstream.WorkQueuePolicy:
+		fresh.DeliverPolicy, fresh.OptStartSeq = jetstream.DeliverByStartSequencePolicy, lost.floor+1
 	}
 	err = c.persist(ctx, func(ctx context.Context) error {
 		_, err := c.js.CreateConsumer(ctx, lost.stream, fresh)
@@ -80,7 +87,7 @@ func (c *Client) recreateDurable(ctx context.Context, lost durable) (made bool, 
 	if errorCode(err) == codeConsumerExists || errors.Is(err, jetstream.ErrConsumerExists) {
 		return false, nil
 	}
-	if err != nil || lost.floor == 0 {
+	if err != nil || lost.floor == 0 || !resets {
 		return err == nil, err
 	}
 	err = c.beginBehind(ctx, lost)

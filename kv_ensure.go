@@ -103,7 +103,7 @@ func (c *Client) createBucket(ctx context.Context, cfg jetstream.KeyValueConfig)
 		return err
 	}
 	if asked {
-		return fmt.Errorf("%w: markers of expired keys (LimitMarkerTTL) need nats-server 2.11: %w", ErrUnsupported, err)
+		return fmt.Errorf("%w: %w", markers.missingFrom(c.serverVersion(nil)), err)
 	}
 	cfg.LimitMarkerTTL = 0
 	_, err = c.js.CreateKeyValue(ctx, cfg)
@@ -296,15 +296,14 @@ func (c *Client) addMarkers(ctx context.Context, bucket string) error {
 		update: "STREAM.UPDATE." + stream,
 		body:   func(merged any) any { return merged },
 	}, have)
+	if errors.Is(err, ErrUnsupported) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("natty: bucket %q cannot be made to heed a key's own TTL: %w", bucket, err)
 	}
-	state, err := c.askForBucket(ctx, bucket)
-	switch {
-	case err != nil:
+	if _, err := c.askForBucket(ctx, bucket); err != nil {
 		return keyError(bucket, "", err)
-	case state.markers == 0:
-		return fmt.Errorf("natty: bucket %q: %w: a key's own TTL needs nats-server 2.11", bucket, ErrUnsupported)
 	}
 	return nil
 }

@@ -63,7 +63,9 @@ func (p *publication) judgeSend(err error) error {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrHeadersNotSupported):
 		return &againError{err} // between two connections: nothing was sent
-	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg), errors.Is(err, nats.ErrBadHeaderMsg):
+	case errors.Is(err, nats.ErrBadHeaderMsg):
+		return &ConfigError{Field: "msg", Reason: "has a header without a name, or whose name holds a space, a colon or the like; name headers with letters, digits and -", Err: err}
+	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg):
 		return &ConfigError{Field: "msg", Reason: "refused by nats.go", Err: err}
 	}
 	p.unknown = true // part of it may have left
@@ -92,6 +94,8 @@ func (p *publication) judgeRefusal(ctx context.Context, code jetstream.ErrorCode
 		}
 		return nil, fmt.Errorf("%w: %d bytes with headers, and stream %q takes %d at most; publish less, or raise its max_msg_size: %w",
 			ErrTooLarge, p.size(), p.stream.Config.Name, p.stream.Config.MaxMsgSize, err)
+	case codeNoTTLs:
+		return nil, fmt.Errorf("the stream does not heed a message's own TTL; set AllowMsgTTL with EnsureStream: %w", err)
 	case codeHeaderTooLarge:
 		return nil, fmt.Errorf("%w: its headers have %d bytes; carry less in them: %w", ErrTooLarge, p.size()-len(p.msg.Data), err)
 	case codeAccountLimit, codeNoResources, codeNoMemory, codeNoStorage:
@@ -128,7 +132,7 @@ func (p *publication) lookUp(ctx context.Context) error {
 		return fmt.Errorf("cannot look up the stream: %w", err)
 	}
 	if len(streams) == 0 {
-		return ErrNoStream
+		return fmt.Errorf("%w; make one with EnsureStream, or check the subject", ErrNoStream)
 	}
 	var info jetstream.StreamInfo
 	request := map[string]string{"subjects_filter": p.subject()}

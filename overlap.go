@@ -28,6 +28,17 @@ func (c *Client) explainOverlap(ctx context.Context, stream string, cfg Consumer
 
 // overlapping describes the other consumers of a stream that receive subjects of cfg.
 func (c *Client) overlapping(ctx context.Context, stream string, cfg ConsumerConfig) (found []string, err error) {
+	err = c.eachConsumer(ctx, stream, func(name string, config jetstream.ConsumerConfig) {
+		filters := durable{config: config}.filters()
+		if name != cfg.Durable && overlapAny(filters, cfg.Subjects) {
+			found = append(found, fmt.Sprintf("consumer %q (%s)", name, cmp.Or(strings.Join(filters, " "), "all subjects")))
+		}
+	})
+	return found, err
+}
+
+// eachConsumer calls f for the consumers of a stream.
+func (c *Client) eachConsumer(ctx context.Context, stream string, f func(name string, config jetstream.ConsumerConfig)) error {
 	for offset := 0; ; {
 		var page struct {
 			Total     int `json:"total"`
@@ -37,17 +48,14 @@ func (c *Client) overlapping(ctx context.Context, stream string, cfg ConsumerCon
 			} `json:"consumers"`
 		}
 		if err := c.query(ctx, "CONSUMER.LIST."+stream, map[string]int{"offset": offset}, &page); err != nil {
-			return nil, err
+			return err
 		}
-		for _, other := range page.Consumers {
-			filters := durable{config: other.Config}.filters()
-			if other.Name != cfg.Durable && overlapAny(filters, cfg.Subjects) {
-				found = append(found, fmt.Sprintf("consumer %q (%s)", other.Name, cmp.Or(strings.Join(filters, " "), "all subjects")))
-			}
+		for _, one := range page.Consumers {
+			f(one.Name, one.Config)
 		}
 		offset += len(page.Consumers)
 		if offset >= page.Total || len(page.Consumers) == 0 {
-			return found, nil
+			return nil
 		}
 	}
 }

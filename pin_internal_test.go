@@ -62,12 +62,3 @@ func TestPinTimesLeaveRoomForALateAnswer(t *testing.T) {
 	}
 	assert.Equal(t, 8*time.Second, pinTimesOf(defaultPinnedTTL, defaultHeartbeat).trust)
 }
-
-func TestOldServersAreRecognised(t *testing.T) {
-	t.Parallel()
-	for version, old := range map[string]bool{
-		"2.13.9": true, "1.99.0": true, "2.14.0": false, "2.15.2": false, "3.0.0": false, "2.14.0-RC.1": false, "": false, "main": false,
-	} {
-		assert.Equal(t, old, olderThan(version, 2, 14), version)
-	}
-}

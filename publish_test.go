@@ -444,6 +444,21 @@ func TestPublishOptionsSetWhatJetStreamSets(t *testing.T) {
 	}
 }
 
+func TestPublishSaysWhatIsWrongWithAHeader(t *testing.T) {
+	t.Parallel()
+	c := connectTo(t, nattytest.Server(t).URL())
+	s := ensure(t, c, "S", "s")
+	_, err := c.PublishMsg(testCtx(t), &nats.Msg{Subject: "s", Header: nats.Header{"a b": {"1"}}})
+	var config *natty.ConfigError
+	require.ErrorAs(t, err, &config)
+	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+	require.ErrorContains(t, err, "name headers with letters")
+	err = c.Publish(testCtx(t), "s", nil, jetstream.WithMsgTTL(time.Second))
+	require.ErrorContains(t, err, "set AllowMsgTTL with EnsureStream")
+	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+	assert.Zero(t, stored(t, s))
+}
+
 func TestPublishWorksThroughADomain(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStreamDomain = "hub" }))

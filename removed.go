@@ -55,7 +55,8 @@ func (r *removals) begin(d durable) { r.last, r.upTo = d, d.delivered }
 func (r *removals) look(d durable) []*RemovedError {
 	last, upTo := r.last, r.upTo
 	failed := r.failedBefore(d.first)
-	if !d.created.Equal(last.created) || d.deliveries < last.deliveries { // made again, or set back
+	if !d.created.Equal(last.created) || d.deliveries < last.deliveries || // made again, or set back
+		!sameFilters(d.filters(), last.filters()) { // what waits now is something else
 		r.begin(d)
 		if d.streamCreated.Equal(last.streamCreated) {
 			r.upTo = max(r.upTo, upTo)

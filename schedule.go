@@ -33,17 +33,11 @@ type Schedule struct {
 }
 
 const (
-	// A holder is the message that holds a schedule, on a subject of its own: <prefix><stream>.<id>.
-	holderPrefix = "$NATTY.schedule."
-
 	headerSchedule         = "Nats-Schedule"
 	headerScheduleTarget   = "Nats-Schedule-Target"
 	headerScheduleTTL      = "Nats-Schedule-TTL"
 	headerScheduleTimeZone = "Nats-Schedule-Time-Zone"
 )
-
-// holders is the filter for all holders of a stream.
-func holders(stream string) string { return holderPrefix + stream + ".*" }
 
 // Schedule lets the server publish s.Msg when s says, in the stream that holds its subject. The same ID again replaces the
 // schedule, whoever made it, so that any number of instances may say the same. Nothing else has to run: the schedule is
@@ -56,7 +50,8 @@ func holders(stream string) string { return holderPrefix + stream + ".*" }
 // them where the stream has AllowMsgTTL, and else refuses schedules that MaxAge would end.
 //
 // What cannot work is a *ConfigError: a setting of s, a stream without schedules, an Interest or NoAck stream, and a WorkQueue
-// stream with a consumer that would receive the schedules themselves. A server before version 2.12 gives ErrUnsupported.
+// stream with a consumer that would receive the schedules themselves. A server before version 2.12, with Every
+// and Cron before 2.14, gives ErrUnsupported.
 // Other errors are those of PublishMsg; after ErrOutcomeUnknown call it again.
 func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err := s.validate(); err != nil {
@@ -67,12 +62,12 @@ func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err := c.link.wait(ctx, time.Time{}); err != nil {
 		return fmt.Errorf("natty: schedule %q: %w", s.ID, err)
 	}
-	if v := c.nc.ConnectedServerVersion(); olderThan(v, 2, 12) {
-		return fmt.Errorf("natty: schedule %q: %w: schedules need version 2.12, and the server has %s", s.ID, ErrUnsupported, v)
-	}
 	p := publication{c: c, msg: s.Msg}
 	if err := p.lookUp(ctx); err != nil {
 		return fmt.Errorf("natty: schedule %q for %q: %w", s.ID, s.Msg.Subject, err)
+	}
+	if err := s.feature().missingFrom(c.serverVersion(p.stream.Config.Metadata)); err != nil {
+		return fmt.Errorf("natty: schedule %q: %w", s.ID, err)
 	}
 	if err := c.keepsSchedules(ctx, p.stream.Config); err != nil {
 		return err
@@ -81,21 +76,31 @@ func (c *Client) Schedule(ctx context.Context, s Schedule) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.publish(ctx, holder, nil)
-	return s.explain(err)
+	if _, err = c.publish(ctx, holder, nil); err != nil {
+		return s.explain(err)
+	}
+	return nil
+}
+
+// feature is what the server has to have.
+func (s Schedule) feature() feature {
+	if s.At.IsZero() {
+		return repeatingSchedules
+	}
+	return schedules
 }
 
 // explain says which setting the server refused.
 func (s Schedule) explain(err error) error {
 	switch errorCode(err) {
 	case jetstream.JSErrCodeSchedulePatternInvalid:
-		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "is refused by the server; expected six fields (second minute hour day month weekday) or one such as @hourly", Err: err}
+		return &ConfigError{Field: "Schedule.Cron", Value: s.Cron, Reason: "is refused by the server; expected six fields, each in its range (second minute hour day month weekday) or one such as @hourly", Err: err}
 	case codeTimeZoneInvalid:
 		return &ConfigError{Field: "Schedule.TimeZone", Value: s.TimeZone, Reason: "is not known to the server; expected a name such as Europe/Berlin", Err: err}
 	case jetstream.JSErrCodeScheduleTargetInvalid:
 		return &ConfigError{Field: "Schedule.Msg", Value: s.Msg.Subject, Reason: "is no subject of the stream", Err: err}
 	}
-	return err
+	return fmt.Errorf("natty: schedule %q for %q: %w", s.ID, s.Msg.Subject, err) // err has the subject of the holder
 }
 
 func (s Schedule) validate() error {
@@ -113,6 +118,9 @@ func (s Schedule) validate() error {
 	}
 	if err := publishable(s.Msg.Subject); err != nil {
 		return &ConfigError{Field: "Schedule.Msg", Value: s.Msg.Subject, Reason: "cannot be published to", Err: err}
+	}
+	if strings.HasPrefix(s.Msg.Subject, holderPrefix) {
+		return wrong("Msg", s.Msg.Subject, "is where natty keeps schedules; publish to another subject of the stream")
 	}
 	if err := s.validateWhen(); err != nil {
 		return err
@@ -135,8 +143,10 @@ func (s Schedule) validateWhen() error {
 		}
 	}
 	switch year := s.At.UTC().Year(); {
-	case set != 1:
-		return wrong("At", "", fmt.Sprintf("and Every and Cron: %d of them are set; set exactly one", set))
+	case set == 0:
+		return &ConfigError{Field: "Schedule", Reason: "has none of At, Every and Cron; set one"}
+	case set > 1:
+		return &ConfigError{Field: "Schedule", Reason: fmt.Sprintf("has %d of At, Every and Cron; set one alone", set)}
 	case !s.At.IsZero() && (year < 1970 || year > 2200):
 		return wrong("At", s.At.String(), "is not in the years 1970 to 2200, which is what the server can")
 	case s.Every != 0 && s.Every < time.Second:
@@ -185,7 +195,7 @@ func (c *Client) keepsSchedules(ctx context.Context, cfg jetstream.StreamConfig)
 		return fmt.Errorf("natty: consumers of stream %q: %w", cfg.Name, err)
 	}
 	if len(others) > 0 {
-		return wrong(fmt.Sprintf("is a WorkQueue, whose %s would receive the schedules and end them by an acknowledgement; start natty's consumers again, or give it filters without %s",
+		return wrong(fmt.Sprintf("is a WorkQueue, whose %s would receive the schedules and end them by an acknowledgement; give it filters without %s (a consumer of natty's that runs does so by itself, within seconds)",
 			strings.Join(others, " and "), holders(cfg.Name)))
 	}
 	return nil
@@ -313,65 +323,4 @@ func namesStream(stream string) error {
 		return &ConfigError{Field: "stream", Value: stream, Reason: "names no stream; give the name of the stream that keeps the schedules"}
 	}
 	return nil
-}
-
-// withHolders adds the subject of the holders to the wanted subjects of a stream that keeps schedules: to those that are
-// given, and where none are to those that the stream has.
-func withHolders(stream string, have, want map[string]any) {
-	if want["allow_msg_schedules"] != true && have["allow_msg_schedules"] != true {
-		return
-	}
-	subjects, given := want["subjects"].([]any)
-	if !given {
-		subjects, _ = have["subjects"].([]any)
-	}
-	if own := holders(stream); !slices.Contains(subjects, any(own)) && (given || want["allow_msg_schedules"] == true) {
-		want["subjects"] = append(slices.Clone(subjects), own)
-	}
-}
-
-// withoutHolders returns the filters with which a consumer receives what it would with these, and no holder. subjects are the
-// stream's; no filters mean all of it.
-func withoutHolders(stream string, subjects, filters []string) []string {
-	own := holders(stream)
-	if !slices.Contains(subjects, own) || !overlapAny(filters, []string{own}) {
-		return filters
-	}
-	if len(filters) == 0 {
-		filters = []string{">"}
-	}
-	var without []string
-	for _, f := range filters {
-		if !overlap(f, own) {
-			without = append(without, f)
-			continue
-		}
-		for _, s := range subjects {
-			if s != own && overlap(f, s) {
-				without = append(without, common(f, s))
-			}
-		}
-	}
-	return without
-}
-
-// common returns the filter for what two filters that overlap both receive.
-func common(a, b string) string {
-	var tokens []string
-	for a != "" && b != "" {
-		if a == ">" {
-			return strings.Join(append(tokens, b), ".")
-		}
-		if b == ">" {
-			return strings.Join(append(tokens, a), ".")
-		}
-		var x, y string
-		x, a, _ = strings.Cut(a, ".")
-		y, b, _ = strings.Cut(b, ".")
-		if x == "*" {
-			x = y
-		}
-		tokens = append(tokens, x)
-	}
-	return strings.Join(tokens, ".")
 }

@@ -112,6 +112,63 @@ func TestScheduleSurvivesARestartAndIsPublishedOnce(t *testing.T) {
 	assert.False(t, m.Time.Before(at), "never early")
 }
 
+func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	cluster := nattytest.Cluster(t)
+	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	s := scheduling(t, c, jetstream.StreamConfig{Replicas: 3})
+	due := map[string]time.Time{}
+	// begin schedules messages that are due from a second on, and returns when the first of them is there.
+	begin := func() {
+		var makers sync.WaitGroup
+		first := fmt.Sprint(len(due))
+		start := time.Now().Add(time.Second)
+		for range 100 {
+			id := fmt.Sprint(len(due))
+			at := start.Add(time.Duration(rand.N(2000)) * time.Millisecond)
+			if id == first {
+				at = start
+			}
+			due[id] = at
+			makers.Go(func() {
+				assert.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: id, At: at, Msg: &nats.Msg{Subject: "s." + id}}))
+			})
+		}
+		makers.Wait()
+		eventually(t, func() bool {
+			_, err := s.GetLastMsgForSubject(testCtx(t), "s."+first)
+			return err == nil
+		}, "the first is published")
+	}
+	var pending []int
+	for _, replace := range []func(){
+		func() {
+			_, err := c.Conn().RequestWithContext(testCtx(t), "$JS.API.STREAM.LEADER.STEPDOWN.S", nil)
+			require.NoError(t, err)
+		},
+		func() {
+			leader := cluster.StreamLeader("S")
+			leader.Stop()
+			require.NoError(t, leader.Restart())
+		},
+	} {
+		begin()
+		pending = append(pending, len(schedules(t, c)))
+		replace()
+		cluster.WaitReady()
+	}
+	eventually(t, func() bool { return len(schedules(t, c)) == 0 }, "all are published")
+	info, err := s.Info(testCtx(t), jetstream.WithSubjectFilter(">"))
+	require.NoError(t, err)
+	t.Logf("%v of %d were pending when the leader was replaced", pending, len(due))
+	for id, at := range due {
+		assert.EqualValues(t, 1, info.State.Subjects["s."+id], "published once: %s", id)
+		m, err := s.GetLastMsgForSubject(testCtx(t), "s."+id)
+		require.NoError(t, err, id)
+		assert.False(t, m.Time.Before(at), "never early: %s was due at %v and came at %v", id, at, m.Time)
+	}
+}
+
 func TestOneScheduleForAnIDHoweverManyInstancesSayIt(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
@@ -197,6 +254,70 @@ func TestConsumersNeverSeeAHolder(t *testing.T) {
 	}
 }
 
+// Whoever runs already has filters that let holders through; it learns of the subject of the holders by its next look.
+func TestRunningConsumersGetNoHolderWhenSchedulesAreSwitchedOn(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]natty.ConsumerConfig{
+		"whole stream":           {Stream: "S"},
+		"everything":             {Stream: "S", Subjects: []string{">"}, Durable: "d"},
+		"wildcards":              {Stream: "S", Subjects: []string{"*.*.>"}, Durable: "d"},
+		"exclusive whole stream": {Stream: "S", Exclusive: true},
+	} {
+		for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.WorkQueuePolicy} {
+			t.Run(fmt.Sprint(name, " ", retention), func(t *testing.T) {
+				t.Parallel()
+				c := connectTo(t, nattytest.Server(t).URL())
+				s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Retention: retention})
+				require.NoError(t, err)
+				came := make(chan string, 10)
+				process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
+					came <- msg.Subject
+					return nil
+				})
+				fill(t, c, "s.a.first", 1)
+				require.Equal(t, "s.a.first", receive(t, came))
+				scheduling(t, c, jetstream.StreamConfig{Retention: retention})
+				schedule := func(id string, at time.Time) error {
+					return c.Schedule(testCtx(t), natty.Schedule{ID: id, At: at, Msg: nats.NewMsg("s.a." + id)})
+				}
+				if retention == jetstream.WorkQueuePolicy { // else the consumer would end it
+					eventually(t, func() bool { return schedule("late", time.Now().Add(time.Hour)) == nil }, "the consumer leaves out holders")
+				}
+				require.NoError(t, schedule("late", time.Now().Add(time.Hour)))
+				require.NoError(t, schedule("now", time.Now()))
+				require.Equal(t, "s.a.now", receive(t, came))
+				eventually(t, func() bool { return !slices.Contains(filtersOf(t, s), "") }, "the server keeps holders back")
+				if cfg.Durable == "" { // its filters follow the stream
+					_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>", "t.>"}, Retention: retention})
+					require.NoError(t, err)
+					fill(t, c, "t.a", 1)
+					require.Equal(t, "t.a", receive(t, came))
+					assert.ElementsMatch(t, []string{"s.>", "t.>"}, filtersOf(t, s))
+				}
+				assert.Len(t, schedules(t, c), 1)
+				assert.Empty(t, came)
+			})
+		}
+	}
+}
+
+// filtersOf returns the filters of the one consumer that a stream has, "" for one that lets holders through.
+func filtersOf(t *testing.T, s jetstream.Stream) []string {
+	t.Helper()
+	for consumer := range s.ListConsumers(testCtx(t)).Info() {
+		filters := consumer.Config.FilterSubjects
+		if one := consumer.Config.FilterSubject; one != "" {
+			filters = []string{one}
+		}
+		if len(filters) == 0 || slices.ContainsFunc(filters, func(f string) bool { return f == ">" || f == "*.*.>" }) {
+			return []string{""}
+		}
+		return filters
+	}
+	require.FailNow(t, "no consumer")
+	return nil
+}
+
 func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	c := connectTo(t, nattytest.Server(t).URL())
@@ -215,30 +336,36 @@ func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 	require.NoError(t, err)
 	at, msg := time.Now().Add(time.Hour), nats.NewMsg("s.a")
 	for want, s := range map[string]natty.Schedule{
-		"ID: is empty":                 {At: at, Msg: msg},
-		"holds a space":                {ID: "a b", At: at, Msg: msg},
-		"Msg: is nil":                  {ID: "x", At: at},
-		"cannot be published to":       {ID: "x", At: at, Msg: nats.NewMsg("s.*")},
-		"0 of them are set":            {ID: "x", Msg: msg},
-		"2 of them are set":            {ID: "x", At: at, Cron: "@hourly", Msg: msg},
-		"below one second":             {ID: "x", Every: time.Millisecond, Msg: msg},
-		"whole seconds":                {ID: "x", At: at, TTL: 1500 * time.Millisecond, Msg: msg},
-		"needs AllowMsgTTL":            {ID: "x", At: at, TTL: time.Second, Msg: msg},
-		"without Cron":                 {ID: "x", At: at, TimeZone: "Europe/Berlin", Msg: msg},
-		"expected six fields":          {ID: "x", Cron: "* * *", Msg: msg},
-		"use At or Every":              {ID: "x", Cron: "@every 1s", Msg: msg},
-		"time zone database":           {ID: "x", Cron: "@daily", TimeZone: "Mars/Base", Msg: msg},
-		"set AllowMsgSchedules":        {ID: "x", At: at, Msg: nats.NewMsg("plain")},
-		"Interest retention":           {ID: "x", At: at, Msg: nats.NewMsg("INTEREST")},
-		"max_age of 1m0s":              {ID: "x", At: at, Msg: nats.NewMsg("SHORT")},
-		`consumer "greedy" (all subje`: {ID: "x", At: at, Msg: nats.NewMsg("QUEUE")},
+		"ID: is empty":                           {At: at, Msg: msg},
+		"holds a space":                          {ID: "a b", At: at, Msg: msg},
+		"Msg: is nil":                            {ID: "x", At: at},
+		"where natty keeps schedules":            {ID: "x", At: at, Msg: nats.NewMsg("$NATTY.schedule.S.y")},
+		"cannot be published to":                 {ID: "x", At: at, Msg: nats.NewMsg("s.*")},
+		"none of At, Every and Cron; set one":    {ID: "x", Msg: msg},
+		"2 of At, Every and Cron; set one alone": {ID: "x", At: at, Cron: "@hourly", Msg: msg},
+		"below one second":                       {ID: "x", Every: time.Millisecond, Msg: msg},
+		"whole seconds":                          {ID: "x", At: at, TTL: 1500 * time.Millisecond, Msg: msg},
+		"needs AllowMsgTTL":                      {ID: "x", At: at, TTL: time.Second, Msg: msg},
+		"without Cron":                           {ID: "x", At: at, TimeZone: "Europe/Berlin", Msg: msg},
+		"expected six fields":                    {ID: "x", Cron: "* * *", Msg: msg},
+		"use At or Every":                        {ID: "x", Cron: "@every 1s", Msg: msg},
+		"time zone database":                     {ID: "x", Cron: "@daily", TimeZone: "Mars/Base", Msg: msg},
+		"set AllowMsgSchedules":                  {ID: "x", At: at, Msg: nats.NewMsg("plain")},
+		"Interest retention":                     {ID: "x", At: at, Msg: nats.NewMsg("INTEREST")},
+		"max_age of 1m0s":                        {ID: "x", At: at, Msg: nats.NewMsg("SHORT")},
+		`consumer "greedy" (all subje`:           {ID: "x", At: at, Msg: nats.NewMsg("QUEUE")},
 	} {
 		err := c.Schedule(testCtx(t), s)
 		var config *natty.ConfigError
 		require.ErrorAs(t, err, &config, want)
 		assert.Contains(t, err.Error(), want)
 	}
-	require.ErrorIs(t, c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")}), natty.ErrNoStream)
+	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")})
+	require.ErrorIs(t, err, natty.ErrNoStream)
+	require.ErrorContains(t, err, "EnsureStream")
+	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: &nats.Msg{Subject: "s.a", Data: make([]byte, 2<<20)}})
+	require.ErrorIs(t, err, natty.ErrTooLarge)
+	require.ErrorContains(t, err, `schedule "x" for "s.a"`)
 	assert.Empty(t, schedules(t, c))
 	for _, err := range c.Schedules(testCtx(t), "NOWHERE") {
 		require.ErrorIs(t, err, jetstream.ErrStreamNotFound)

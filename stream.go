@@ -22,7 +22,8 @@ import (
 // call with other subjects leaves that in place.
 //
 // Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then: storage,
-// retention, mirror, and what the server refuses. Several instances may call it at once; of two that ask for
+// retention, mirror, and what the server refuses. A server that is too old for a setting gives ErrUnsupported; one before
+// 2.12 has then made a missing stream without it. Several instances may call it at once; of two that ask for
 // different settings at the same moment either may win. Without a deadline in ctx it takes at most 5s.
 func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := validStream(cfg); err != nil {
@@ -53,11 +54,11 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 		fixed:  []string{"storage", "retention", "mirror", "persist_mode", "allow_msg_counter"},
 		accept: func(have map[string]any) error {
 			withHolders(cfg.Name, have, want)
-			return nil
+			return c.keepAllUp(ctx, cfg.Name, have, want)
 		},
 		create: func(ctx context.Context) error {
-			_, err := c.js.CreateStream(ctx, cfg)
-			return err
+			made, err := c.js.CreateStream(ctx, cfg)
+			return c.newStreamLacks(want, made, err)
 		},
 	}
 	for n := 1; ; n++ {
@@ -122,6 +123,9 @@ func validStream(cfg jetstream.StreamConfig) error {
 	}
 	if wrong := validName(cfg.Name); wrong != "" {
 		return &ConfigError{Field: "Name", Value: cfg.Name, Reason: wrong + "; use letters, digits, - and _"}
+	}
+	if cfg.Duplicates < 0 {
+		return &ConfigError{Field: "Duplicates", Value: cfg.Duplicates.String(), Reason: "is negative; give a duration, or 0 for the server's default"}
 	}
 	for _, s := range cfg.Subjects {
 		if wrong := validFilter(s); wrong != "" {

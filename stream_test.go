@@ -63,11 +63,12 @@ func TestEnsureStreamRefusesWhatCanNeverWork(t *testing.T) {
 		{}, {Subjects: []string{"s"}}, {Name: "a.b"}, {Name: "a b"}, {Name: "a*"}, {Name: ">"}, {Name: "a/b"}, {Name: `a\b`}, {Name: "a\n"},
 		{Name: "S", Subjects: []string{""}}, {Name: "S", Subjects: []string{"ok", "a..b"}}, {Name: "S", Subjects: []string{"a b"}},
 		{Name: "S", Subjects: []string{".a"}}, {Name: "S", Subjects: []string{"a."}}, {Name: "S", Subjects: []string{">.a"}},
+		{Name: "S", Duplicates: -time.Second},
 	} {
 		_, err := c.EnsureStream(testCtx(t), cfg)
 		var wrong *natty.ConfigError
 		require.ErrorAs(t, err, &wrong, "%+v", cfg)
-		assert.Contains(t, []string{"Name", "Subjects"}, wrong.Field)
+		assert.Contains(t, []string{"Name", "Subjects", "Duplicates"}, wrong.Field)
 	}
 	assert.Zero(t, count(), "nothing was asked of the server")
 }

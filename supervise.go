@@ -115,6 +115,7 @@ type supervision struct {
 	sampled  time.Time // when the server was last asked about the durable
 	lost     time.Time // when the connection last was
 	counting bool      // recount is under way
+	behind   string    // why the durable could not be given the filters that it is to have, as reported
 }
 
 // troubling reports that trouble is being looked into.
@@ -250,6 +251,8 @@ func (s *supervision) look(ctx context.Context, why error) {
 		if missing(l.err) {
 			l.gone = l.err
 			l.durable, l.healed, l.err = e.heal(ctx, l.durable)
+		} else if l.err == nil {
+			l.behind = e.c.keepUp(ctx, l.durable)
 		}
 		checked <- l
 	}()
@@ -259,6 +262,7 @@ func (s *supervision) look(ctx context.Context, why error) {
 type looked struct {
 	why     error
 	durable durable
+	behind  error  // it could not be given the filters that it is to have
 	gone    error  // it was deleted,
 	healed  string // and this was done about it
 	err     error
@@ -287,6 +291,7 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 	if !l.durable.streamCreated.Equal(e.durable.streamCreated) {
 		e.epoch.Add(1)
 	}
+	s.reportBehind(l.behind)
 	e.setDurable(l.durable)
 	e.reportRemovals()
 	e.puller.limit(l.durable.config)
@@ -298,6 +303,18 @@ func (s *supervision) found(ctx context.Context, l looked) error {
 		s.resume.Reset(e.durable.ackWait() - time.Since(s.lost))
 	}
 	return nil
+}
+
+// reportBehind reports once that the durable's filters do not follow its stream. It goes on being tried.
+func (s *supervision) reportBehind(err error) {
+	why := ""
+	if err != nil && !passing(err) {
+		why = err.Error()
+	}
+	if why != "" && why != s.behind {
+		s.e.report(fmt.Errorf("natty: consumer %q: its filters cannot follow the subjects of the stream: %w", s.e.cfg.Durable, err))
+	}
+	s.behind = why
 }
 
 // wait ends a look that is under way.

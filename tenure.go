@@ -238,7 +238,7 @@ func (t *tenure) next() *held {
 		now := time.Now()
 		t.measure(now)
 		switch {
-		case h.d.Sequence <= t.handled, t.e.forAnother(h.msg):
+		case h.d.Sequence <= t.handled, isHolder(h.msg), t.e.forAnother(h.msg):
 			t.accept(h)
 		case !t.trust.holds(now):
 			t.lose(errLapsed)

@@ -1,0 +1,52 @@
+package natty
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+)
+
+func TestFiltersFollowTheStreamAndNotAnInstance(t *testing.T) {
+	t.Parallel()
+	with, without := []string{"s.>", "t", holders("S")}, []string{"s.>", "t"}
+	for name, test := range map[string]struct {
+		subjects, filters []string
+		whole             string // the note
+		want              []string
+		changed           bool
+	}{
+		"no schedules":                       {without, nil, "", nil, false},
+		"switched on":                        {with, nil, "", []string{"s.>", "t"}, true},
+		"switched on, everything":            {with, []string{">"}, "", []string{"s.>", "t"}, true},
+		"switched on, wildcards":             {with, []string{"*.*.>"}, "", []string{"s.*.>"}, true},
+		"kept out":                           {with, []string{"t", "s.>"}, "true", []string{"s.>", "t"}, false},
+		"a new subject":                      {with, []string{"s.>"}, "true", []string{"s.>", "t"}, true},
+		"a subject less":                     {with, []string{"s.>", "u.>"}, "true", []string{"s.>", "t", "u.>"}, true},
+		"somebody's own filters":             {with, []string{"s.>"}, "", []string{"s.>"}, false},
+		"nothing but holders":                {with, []string{holders("S")}, "", nil, false},
+		"a newer instance gave it subjects":  {with, []string{"s.a"}, "", []string{"s.a"}, false},
+		"the subject of the holders is gone": {without, []string{"s.>"}, "true", []string{"s.>"}, false},
+	} {
+		d := durable{stream: "S", subjects: test.subjects, config: jetstream.ConsumerConfig{FilterSubjects: test.filters}}
+		if test.whole != "" {
+			d.config.Metadata = map[string]string{metaWholeStream: test.whole}
+		}
+		filters, changed := d.follow()
+		assert.ElementsMatch(t, test.want, filters, name)
+		assert.Equal(t, test.changed, changed, name)
+	}
+}
+
+func TestDurableThatIsGivenSubjectsDoesNotFollowItsStreamAnyMore(t *testing.T) {
+	t.Parallel()
+	have := map[string]any{"filter_subjects": []any{"s.>"}, "metadata": map[string]any{metaWholeStream: "true"}}
+	for name, subjects := range map[string][]string{"none": nil, "everything": {">"}} {
+		want := map[string]any{}
+		keepFilters(ConsumerConfig{Subjects: subjects}, have, want)
+		assert.Empty(t, want, name)
+	}
+	want := map[string]any{}
+	keepFilters(ConsumerConfig{Subjects: []string{"s.a"}}, have, want)
+	assert.Equal(t, map[string]any{"metadata": map[string]any{metaWholeStream: ""}}, want)
+}
