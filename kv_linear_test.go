@@ -303,7 +303,7 @@ func (h *keyLog) check(c *natty.Client) {
 // the server. NATTY_SEEDS says how many times.
 func TestHistoriesOfABucketAreLinearizable(t *testing.T) {
 	t.Parallel()
-	for seed := range seeds(t, 3) {
+	for seed := range seeds(t, 2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			keyChaos(t, uint64(seed))
@@ -358,7 +358,7 @@ func TestHistoriesOfAReplicatedBucketAreLinearizable(t *testing.T) {
 	for i := range all {
 		all[i] = connect(t, cfg)
 	}
-	for seed := range seeds(t, 2) {
+	for seed := range seeds(t, 1) {
 		h := newKeyLog(t, fmt.Sprint(seed, "."))
 		var working sync.WaitGroup
 		ended := make(chan struct{})
