@@ -121,7 +121,7 @@ func TestACreateThatMayHaveBeenDoneIsNotRefused(t *testing.T) {
 			func() error { return c.Create(testCtx(t), "b", key, []byte("mine")) },
 			func() bool { v, err := direct.Get(testCtx(t), "b", key); return err == nil && string(v) == "mine" },
 			func() {
-				assert.NoError(t, direct.Delete(testCtx(t), "b", key))
+				require.NoError(t, direct.Delete(testCtx(t), "b", key))
 				proxy.Delay(20 * time.Millisecond) // so that there is time after its look
 			})
 		proxy.Delay(0)

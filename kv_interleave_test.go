@@ -73,52 +73,68 @@ type refresher struct {
 }
 
 // Whatever others do between the two halves of a refresh, it writes the value that it has read behind that and nothing else.
-// The interleaving follows from the number n alone.
+// Each interleaving follows from its number alone.
 func TestRefreshNeverExtendsAnotherOwnersKey(t *testing.T) {
 	t.Parallel()
+	const interleavings, groups = 1000, 4
 	server := nattytest.Server(t)
-	direct := connectTo(t, server.URL())
-	bucket(t, direct, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	stream, err := direct.JetStream().Stream(ctx, "KV_b")
-	require.NoError(t, err)
-	var all [3]*refresher
+	bucket(t, connectTo(t, server.URL()), jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage})
+	for first := range groups {
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			t.Parallel()
+			outcomes := map[string]int{}
+			clients, stream := refreshers(t, server.URL())
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			defer cancel()
+			for n := first; n < interleavings; n += groups {
+				interleave(ctx, t, n, clients, stream, outcomes)
+			}
+			t.Log(outcomes)
+			require.Greater(t, outcomes["refreshed"], interleavings/groups/10)
+			require.Greater(t, outcomes["refused"], interleavings/groups/10)
+		})
+	}
+}
+
+func refreshers(t *testing.T, url string) (all [3]*refresher, stream jetstream.Stream) {
+	t.Helper()
 	for i := range all {
 		g := &gate{reached: make(chan struct{}, 1)}
-		all[i] = &refresher{gate: g, Client: connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(nats.SetCustomDialer(g)))}
+		all[i] = &refresher{gate: g, Client: connect(t, natty.Config{Servers: []string{url}}, natty.WithNATSOptions(nats.SetCustomDialer(g)))}
 		t.Cleanup(func() { g.open(t) }) // of a test that has failed
 	}
-	outcomes := map[string]int{}
-	for n := range 1000 {
-		random := rand.New(rand.NewPCG(uint64(n), 3))
-		r := interleaving{t: t, ctx: ctx, n: n, key: fmt.Sprint(n), last: func() *jetstream.RawStreamMsg {
-			m, err := stream.GetLastMsgForSubject(ctx, fmt.Sprint("$KV.b.", n))
-			require.NoError(t, err)
-			return m
-		}}
-		clients := all[:2+random.IntN(2)]
-		r.write(clients[0], 0, 0)
-		for range 3 + random.IntN(4) {
-			i := random.IntN(len(clients))
-			switch c := clients[i]; {
-			case c.done != nil:
-				outcomes[r.finish(c)]++
-			case random.IntN(2) == 0:
-				r.begin(c)
-			default:
-				r.write(c, i, random.IntN(3))
-			}
-		}
-		for _, c := range clients {
-			if c.done != nil {
-				outcomes[r.finish(c)]++
-			}
+	stream, err := connectTo(t, url).JetStream().Stream(testCtx(t), "KV_b")
+	require.NoError(t, err)
+	return all, stream
+}
+
+// interleave lets two or three clients do something with a key, in the order number n.
+func interleave(ctx context.Context, t *testing.T, n int, all [3]*refresher, stream jetstream.Stream, outcomes map[string]int) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(uint64(n), 3))
+	r := interleaving{t: t, ctx: ctx, n: n, key: fmt.Sprint(n), last: func() *jetstream.RawStreamMsg {
+		m, err := stream.GetLastMsgForSubject(ctx, fmt.Sprint("$KV.b.", n))
+		require.NoError(t, err)
+		return m
+	}}
+	clients := all[:2+random.IntN(2)]
+	r.write(clients[0], 0, 0)
+	for range 2 + random.IntN(4) {
+		i := random.IntN(len(clients))
+		switch c := clients[i]; {
+		case c.done != nil:
+			outcomes[r.finish(c)]++
+		case random.IntN(2) == 0:
+			r.begin(c)
+		default:
+			r.write(c, i, random.IntN(3))
 		}
 	}
-	t.Log(outcomes)
-	require.Greater(t, outcomes["refreshed"], 100)
-	require.Greater(t, outcomes["refused"], 100)
+	for _, c := range clients {
+		if c.done != nil {
+			outcomes[r.finish(c)]++
+		}
+	}
 }
 
 type interleaving struct {
@@ -127,6 +143,7 @@ type interleaving struct {
 	n    int
 	key  string
 	last func() *jetstream.RawStreamMsg
+	now  *jetstream.RawStreamMsg // what was the last one when something was written last
 	log  []string
 }
 
@@ -148,6 +165,7 @@ func (r *interleaving) write(c *refresher, i, how int) {
 		}
 	}
 	require.NoError(r.t, err)
+	r.now = r.last()
 }
 
 func isLive(m *jetstream.RawStreamMsg) bool { return m.Header.Get("KV-Operation") == "" }
@@ -156,7 +174,7 @@ func isLive(m *jetstream.RawStreamMsg) bool { return m.Header.Get("KV-Operation"
 func (r *interleaving) begin(c *refresher) {
 	r.t.Helper()
 	r.log = append(r.log, "begin")
-	saw, done := r.last(), make(chan error, 1)
+	saw, done := r.now, make(chan error, 1)
 	c.gate.close()
 	go func() { done <- c.Refresh(r.ctx, "b", r.key) }()
 	select {
@@ -174,11 +192,12 @@ func (r *interleaving) begin(c *refresher) {
 func (r *interleaving) finish(c *refresher) string {
 	r.t.Helper()
 	r.log = append(r.log, "finish")
-	before := r.last()
+	before := r.now
 	c.gate.open(r.t)
 	err := receive(r.t, c.done)
 	c.done = nil
 	after := r.last()
+	r.now = after
 	if c.saw.Sequence == before.Sequence {
 		require.NoError(r.t, err, "interleaving %d: %q", r.n, r.log)
 		require.Greater(r.t, after.Sequence, before.Sequence)
