@@ -52,7 +52,7 @@ func TestSettingsThatAServerIgnoredAreNamed(t *testing.T) {
 			require.NoError(t, err, version)
 		default:
 			require.ErrorIs(t, err, ErrUnsupported, version)
-			assert.ErrorContains(t, err, test.want, version)
+			require.ErrorContains(t, err, test.want, version)
 		}
 	}
 	have, err := settings(jetstream.StreamConfig{})
