@@ -55,8 +55,7 @@ func (r *removals) begin(d durable) { r.last, r.upTo = d, d.delivered }
 func (r *removals) look(d durable) []*RemovedError {
 	last, upTo := r.last, r.upTo
 	failed := r.failedBefore(d.first)
-	if !d.created.Equal(last.created) || d.deliveries < last.deliveries || // made again, or set back
-		!sameFilters(d.filters(), last.filters()) { // what waits now is something else
+	if !d.created.Equal(last.created) || d.deliveries < last.deliveries { // made again, or set back
 		r.begin(d)
 		if d.streamCreated.Equal(last.streamCreated) {
 			r.upTo = max(r.upTo, upTo)
@@ -66,7 +65,7 @@ func (r *removals) look(d durable) []*RemovedError {
 	r.last, r.upTo = d, max(upTo, d.delivered, max(d.first, 1)-1)
 	behind := d.first > d.delivered+1
 	r.overtook = r.overtook && behind
-	if d.config.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy { // skips messages on purpose
+	if !d.comparable(last) {
 		return failed
 	}
 	delivered := d.deliveries - last.deliveries // with repetitions: more than there are messages
@@ -82,6 +81,12 @@ func (r *removals) look(d durable) []*RemovedError {
 		return append(failed, r.report(0))
 	}
 	return failed
+}
+
+// comparable reports whether what waits says something about what was removed since an earlier look: not if messages are skipped on
+// purpose, nor if other filters let other messages through.
+func (d durable) comparable(last durable) bool {
+	return d.config.DeliverPolicy != jetstream.DeliverLastPerSubjectPolicy && sameFilters(d.filters(), last.filters())
 }
 
 func (r *removals) report(n uint64) *RemovedError {

@@ -32,6 +32,7 @@ func TestRemovalsAreToldFromDeliveriesAndNewMessages(t *testing.T) {
 		"filtered, others were removed": {some, func(d *durable) { d.first, d.delivered, d.deliveries, d.waiting = 31, 49, 25, 0 }, none},
 		"filtered, some were removed":   {some, func(d *durable) { d.first, d.waiting = 31, 9 }, 11},
 		"filtered, too fast to tell":    {some, func(d *durable) { d.first, d.waiting = 31, 25 }, 0},
+		"filtered in another way":       {some, func(d *durable) { d.config.FilterSubject, d.first, d.waiting = "a", 31, 9 }, none},
 		"filtered, deleted one by one":  {some, func(d *durable) { d.waiting = 9 }, none},
 	} {
 		t.Run(name, func(t *testing.T) {
