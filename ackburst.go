@@ -1,11 +1,8 @@
 package natty
 
 import (
-	"context"
 	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // ackLinger is how long an acknowledgement waits, at most, for others to go with it.
@@ -67,7 +64,3 @@ func (b *ackBurst) flush() {
 		b.send(h)
 	}
 }
-
-// eitherWay are options that an acknowledgement cannot have both of. nats.go says so before it sends anything, and
-// before that whether the message was acknowledged already; which it does not tell otherwise.
-var eitherWay = []nats.AckOpt{nats.AckWait(time.Second), nats.Context(context.Background())}

@@ -166,6 +166,15 @@ func (d *dispatch) letGo(h *held) {
 	h.let = true
 }
 
+// ended is called when a message was handled, before its acknowledgement waits for others: from then on it can come again,
+// unless it has done so already.
+func (d *dispatch) ended(h *held) (repeated bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h.let = h.again == nil
+	return !h.let
+}
+
 // next waits for a message to handle; false when closed.
 func (d *dispatch) next() (*held, bool) {
 	d.mu.Lock()

@@ -154,16 +154,14 @@ func (e *engine) retry(h *held, took, after time.Duration) (byHandler, rests boo
 
 // settledBy reports whether the handler settled the message itself.
 func (e *engine) settledBy(h *held) bool {
-	return errors.Is(h.msg.Ack(eitherWay...), nats.ErrMsgAlreadyAckd)
+	return errors.Is(h.msg.InProgress(), nats.ErrMsgAlreadyAckd)
 }
 
 // acknowledge takes a message off that was handled, unless the handler settled it.
 func (e *engine) acknowledge(h *held) (byHandler bool) {
-	if h.doubtful || e.burst.most < 2 { // doubtful: the next one may kill this process
+	alone := e.burst.most < 2 || h.doubtful // doubtful: the next one may kill this process
+	if alone || e.dispatch.ended(h) {
 		return e.tell(answer{msg: h.msg, kind: ack})
-	}
-	if e.settledBy(h) {
-		return true
 	}
 	e.burst.add(h)
 	return false
