@@ -27,8 +27,10 @@ const (
 	// A client that stands by, or has nothing to do, sends a request this often and hears from the server that often.
 	maxPinExpiry    = 5 * time.Second
 	maxPinHeartbeat = time.Second
-	maxPinPrefetch  = 10_000
-	headerPin       = "Nats-Pin-Id"
+	maxPinPrefetch  = maxAckPending
+	// A request for more than can be held lasts longer: between two, nothing comes.
+	pinRequests = 5
+	headerPin   = "Nats-Pin-Id"
 )
 
 // exclusive runs an Exclusive consumer: it stands by until it gets the pin, and then feeds a tenure until that is over.
@@ -201,7 +203,11 @@ func (x *exclusive) room(t *tenure) int {
 	if most := x.e.cfg.MaxPollRecords; most > 0 {
 		capacity = min(capacity, most)
 	}
-	return roomBeside(n, bytes, capacity)
+	room := roomBeside(n, bytes, capacity)
+	if limit := x.e.durable.config.MaxAckPending; capacity == maxPinPrefetch && limit > 0 && limit <= maxPinPrefetch {
+		room *= pinRequests // the server waits for acknowledgements at its limit
+	}
+	return room
 }
 
 // touch keeps the pin while there is no other request to send, because nothing more can be held.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Health is a snapshot of a Client, for a health endpoint: it marshals to JSON, holds no secret, and is made
@@ -101,6 +103,7 @@ func (d durable) warning() string {
 	switch until := d.config.PauseUntil; {
 	case until != nil && until.After(time.Now()):
 		return "the durable is paused until " + until.Format(time.RFC3339)
+	case d.config.PriorityPolicy == jetstream.PriorityPolicyPinned: // its active instance fetches as much as it may
 	case d.config.MaxAckPending > 0 && 5*d.unacked >= 4*d.config.MaxAckPending:
 		return fmt.Sprintf("%d messages are delivered and not settled, and at %d (the durable's max_ack_pending) the server delivers nothing more; messages that wait for a retry count as well",
 			d.unacked, d.config.MaxAckPending)

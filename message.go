@@ -72,19 +72,17 @@ func parseReply(reply string) (_ Delivery, delivered uint64, ok bool) {
 	if !ok {
 		return Delivery{}, 0, false
 	}
-	var ends [9]int // of the tokens
-	n := 0
-	for i := 0; i < len(rest) && n < len(ends); i++ {
+	ends := make([]int, 0, 9) // of the tokens
+	for i := 0; i < len(rest) && len(ends) < cap(ends); i++ {
 		if rest[i] == '.' {
-			ends[n] = i
-			n++
+			ends = append(ends, i)
 		}
 	}
 	begin, first := 0, 0 // of the stream's name, and which token it is
-	if n > 6 {           // behind domain and account
+	if len(ends) > 6 {   // behind domain and account
 		begin, first = ends[1]+1, 2
 	}
-	if n < first+6 {
+	if len(ends) < first+6 {
 		return Delivery{}, 0, false
 	}
 	t := ends[first : first+6]
@@ -97,7 +95,7 @@ func parseReply(reply string) (_ Delivery, delivered uint64, ok bool) {
 	}
 	return Delivery{
 		Stream: rest[begin:t[0]], Durable: rest[t[0]+1 : t[1]],
-		Sequence: sequence, Attempt: int(attempt), Time: time.Unix(0, int64(stored)), //nolint:gosec // digits sees to that
+		Sequence: sequence, Attempt: int(attempt), Time: time.Unix(0, int64(stored)),
 	}, delivered, true
 }
 
