@@ -211,7 +211,7 @@ func TestABucketUsesItsCodec(t *testing.T) {
 func TestModifyLosesNoChange(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	const workers, each = 8, 50
+	const workers, each = 8, 25
 	race(workers, func(int) {
 		b := typed[int](t, connectTo(t, node.URL()), natty.BucketConfig{Bucket: "b"})
 		for range each {
@@ -291,7 +291,7 @@ func TestACacheIsCompleteAndFollows(t *testing.T) {
 	b := typed[int](t, c, natty.BucketConfig{Bucket: "b"})
 	_, err := b.Cached(ctx)
 	require.ErrorIs(t, err, jetstream.ErrBucketNotFound)
-	for i := range 1000 {
+	for i := range 300 {
 		require.NoError(t, b.Put(ctx, fmt.Sprint(i), i))
 	}
 	require.NoError(t, b.Delete(ctx, "0"))
@@ -299,7 +299,7 @@ func TestACacheIsCompleteAndFollows(t *testing.T) {
 	defer end()
 	subscriptions := c.Conn().NumSubscriptions()
 	cache := cached(t, life, b)
-	for i := 1; i < 1000; i++ {
+	for i := 1; i < 300; i++ {
 		require.True(t, holds(cache, fmt.Sprint(i), i)(), i)
 	}
 	require.True(t, lacks(cache, "0")())

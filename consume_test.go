@@ -194,30 +194,37 @@ func TestRetryAfterComesBackWhenItSays(t *testing.T) {
 
 func TestHandlerThatSettlesTheMessageItselfIsRespected(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	var tries tally
-	stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, AckWait: time.Hour, Backoff: natty.Backoff{Min: time.Millisecond}},
-		func(_ context.Context, msg *nats.Msg) error {
-			n := tries.add(msg)
-			if string(msg.Data) == "0" {
-				assert.NoError(t, msg.Ack())
-				return errHandler // too late to bring it back
-			}
-			if n < 3 {
-				if err := msg.Nak(); err != nil {
-					return err
-				}
-				<-time.After(50 * time.Millisecond) // long enough for it to come again meanwhile
-			}
-			return nil // an ack here would lose the nak
+	for name, concurrency := range map[string]int{"alone": 1, "beside others": 16} { // whose acknowledgements wait for each other
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := connectTo(t, nattytest.Server(t).URL())
+			ensure(t, c, "S", "s")
+			var tries tally
+			stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, Concurrency: concurrency, AckWait: time.Hour, Backoff: natty.Backoff{Min: time.Millisecond}},
+				func(_ context.Context, msg *nats.Msg) error {
+					n := tries.add(msg)
+					if string(msg.Data) == "0" {
+						assert.NoError(t, msg.Ack())
+						return errHandler // too late to bring it back
+					}
+					if n < 3 {
+						if err := msg.Nak(); err != nil {
+							return err
+						}
+						if string(msg.Data) == "1" {
+							<-time.After(50 * time.Millisecond) // long enough for it to come again meanwhile
+						}
+					}
+					return nil // an ack here would lose the nak
+				})
+			fill(t, c, "s", 3)
+			eventually(t, func() bool { return tries.repeats() == 4 }, "the naks bring messages 1 and 2 back, long before AckWait")
+			require.NoError(t, stop())
+			unacked, waiting := ackPending(t, c, "S", "test_s")
+			assert.Zero(t, unacked+waiting)
+			assert.Equal(t, map[string]int{"0": 1, "1": 3, "2": 3}, tries.n)
 		})
-	fill(t, c, "s", 2)
-	eventually(t, func() bool { return tries.repeats() == 2 }, "the naks bring message 1 back, long before AckWait")
-	require.NoError(t, stop())
-	unacked, waiting := ackPending(t, c, "S", "test_s")
-	assert.Zero(t, unacked+waiting)
-	assert.Equal(t, map[string]int{"0": 1, "1": 3}, tries.n)
+	}
 }
 
 // asyncjobs#148: a long job ran twice.

@@ -176,7 +176,7 @@ func TestRefreshNeverBringsBackAnotherOwnersValue(t *testing.T) {
 	a, b := connectTo(t, node.URL()), connectTo(t, node.URL())
 	kv := bucket(t, a, jetstream.KeyValueConfig{Bucket: "b", History: 64, LimitMarkerTTL: time.Minute})
 	refreshed, lost := 0, 0
-	const rounds, keys = 1000, 100 // so that the history of a key has room for all its rounds
+	const rounds, keys = 100, 20 // so that the history of a key has room for all its rounds
 	takeOver := [](func(key string, value []byte) error){
 		func(key string, value []byte) error { return b.Put(testCtx(t), "b", key, value, time.Hour) },
 		func(key string, _ []byte) error { return b.Delete(testCtx(t), "b", key) },

@@ -152,7 +152,7 @@ func TestWriterThroughAConnectionThatKeepsBreakingLosesAndRepeatsNothing(t *test
 	})
 	var f flood
 	begin := time.Now()
-	f.run(t, c, howMany(t, 30_000), end)
+	f.run(t, c, howMany(t, 10_000), end)
 	stop()
 	t.Logf("%d faults in %v", faults, time.Since(begin))
 	assert.GreaterOrEqual(t, faults, 10)
@@ -251,7 +251,7 @@ func TestWindowBoundsWhatAWriterHoldsWhileTheServerIsFrozen(t *testing.T) {
 	t.Parallel()
 	w0 := newWire(t, jetstream.StreamConfig{})
 	for name, cfg := range map[string]natty.WriterConfig{
-		"(100 messages": {MaxPending: 100}, "99900 bytes)": {MaxPendingBytes: 100_500},
+		"100 of 100 messages": {MaxPending: 100}, "99900 of 100500 bytes": {MaxPendingBytes: 100_500},
 	} {
 		w := newWriter(t, w0.c, cfg)
 		w0.proxy.Freeze()
