@@ -319,22 +319,6 @@ func (e *engine) warnOfLimit() {
 	}
 }
 
-// setDurable takes note of what the server says about the durable. The supervision's alone.
-func (e *engine) setDurable(d durable) {
-	e.durable = d
-	warning := d.warning()
-	e.mu.Lock()
-	was := e.health.Warning
-	e.health.Warning = warning
-	e.health.Stream = d.stream
-	e.health.AckFloor = d.floor
-	e.health.Pending, e.health.AckPending, e.health.MaxAckPending = d.waiting, d.unacked, d.config.MaxAckPending
-	e.mu.Unlock()
-	if warning != "" && was == "" {
-		e.report(fmt.Errorf("natty: consumer %q: %s", d.name, warning))
-	}
-}
-
 // work handles messages until there are no more.
 func (e *engine) work() {
 	normal := false

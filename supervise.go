@@ -23,6 +23,22 @@ func (e *engine) byteBudget() int {
 	return max(pullBytes, int(e.c.nc.MaxPayload())+overhead)
 }
 
+// setDurable takes note of what the server says about the durable. The supervision's alone.
+func (e *engine) setDurable(d durable) {
+	e.durable = d
+	warning := d.warning()
+	e.mu.Lock()
+	was := e.health.Warning
+	e.health.Warning = warning
+	e.health.Stream = d.stream
+	e.health.AckFloor = d.floor
+	e.health.Pending, e.health.AckPending, e.health.MaxAckPending = d.waiting, d.unacked, d.config.MaxAckPending
+	e.mu.Unlock()
+	if warning != "" && was == "" {
+		e.report(fmt.Errorf("natty: consumer %q: %s", d.name, warning))
+	}
+}
+
 // room returns how many messages to ask for now; zero means that it is not worth a request yet.
 func (e *engine) room() int {
 	n, bytes, perMsg := e.dispatch.load()
