@@ -31,7 +31,7 @@ func TestAcknowledgementThatComesAloneGoesAtOnce(t *testing.T) {
 		b, sent := burstLog(64)
 		for range 3 {
 			b.add(&held{})
-			time.Sleep(ackLinger)
+			time.Sleep(ackLinger) // fake time
 		}
 		assert.Equal(t, []time.Duration{0, ackLinger, 2 * ackLinger}, sent())
 	})
@@ -42,12 +42,12 @@ func TestAcknowledgementsThatFollowWaitForEachOtherAMillisecondAtMost(t *testing
 	synctest.Test(t, func(t *testing.T) {
 		b, sent := burstLog(64)
 		b.add(&held{})
-		time.Sleep(ackLinger / 4)
+		time.Sleep(ackLinger / 4) // fake time
 		b.add(&held{})
-		time.Sleep(ackLinger / 4)
+		time.Sleep(ackLinger / 4) // fake time
 		b.add(&held{})
 		assert.Len(t, sent(), 1)
-		time.Sleep(10 * ackLinger)
+		time.Sleep(10 * ackLinger) // fake time
 		assert.Equal(t, []time.Duration{0, ackLinger, ackLinger}, sent())
 	})
 }
@@ -62,7 +62,7 @@ func TestNoMoreAcknowledgementsWaitThanAQuarterOfTheHandlers(t *testing.T) {
 		assert.Len(t, sent(), 1+4)
 		b.flush()
 		assert.Len(t, sent(), 1+4+3)
-		time.Sleep(10 * ackLinger)
+		time.Sleep(10 * ackLinger) // fake time
 		assert.Len(t, sent(), 1+4+3, "none goes twice")
 	})
 }
