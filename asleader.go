@@ -17,9 +17,9 @@ const standbyTurn = 250 * time.Millisecond
 // trust in the leadership, a turn does nothing, for up to 250 ms. f is not told when the leadership ends: it is not begun after
 // that, and a long one may still run when the next leader begins. Long work belongs in Lead.
 //
-// Errors and panics of f are logged, and it goes on; so is an end of its goroutine (runtime.Goexit). It returns nil when ctx ends, the Client is closed, or the Looper
-// ends, after f has returned; the leadership is given back then. An error says that the configuration can never work. The
-// Looper's done channel need not be read.
+// Errors and panics of f are logged, and it goes on; so is an end of its goroutine (runtime.Goexit). It returns nil when ctx
+// ends, the Client is closed, or the Looper ends, after f has returned; the leadership is given back then. An error says that
+// the configuration can never work. The Looper's done channel need not be read.
 func (c *Client) AsLeader(ctx context.Context, cfg AsLeaderConfig, f func() error) error {
 	if f == nil {
 		return &ConfigError{Field: "f", Reason: "is nil; give a function to run as the leader"}

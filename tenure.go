@@ -176,9 +176,10 @@ func (f *feed) receive(m *nats.Msg) {
 		return // AckWait was over. It is held, or was handled: its verdict holds for this delivery too
 	}
 	f.last = d.Sequence
-	delete(m.Header, headerPin)
-	if len(m.Header) == 0 {
+	if len(m.Header) == 1 { // the pin alone
 		m.Header = nil
+	} else {
+		delete(m.Header, headerPin)
 	}
 	h := newHeld(m)
 	h.delivered = delivered
