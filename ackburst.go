@@ -3,6 +3,8 @@ package natty
 import (
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // ackLinger is how long an acknowledgement waits, at most, for others to go with it.
@@ -14,26 +16,30 @@ const ackLinger = time.Millisecond
 // process that dies had not many more messages in hand for it.
 type ackBurst struct {
 	most int // this many go at once; where it is less than two, nothing waits
-	send func(*held)
+	send func(*nats.Msg)
+
+	// sending is held while what waited goes: flush returns when all that was added before has gone.
+	sending sync.Mutex
 
 	// mu guards what follows. It is not held while sending.
 	mu      sync.Mutex
-	waiting []*held
+	waiting []*nats.Msg
 	sent    time.Time   // when the last ones went
 	timer   *time.Timer // runs while any wait
 }
 
-func newAckBurst(handlers int, send func(*held)) *ackBurst {
+func newAckBurst(handlers int, send func(*nats.Msg)) *ackBurst {
 	b := &ackBurst{most: handlers / 4, send: send}
 	b.timer = time.AfterFunc(time.Hour, b.flush)
 	b.timer.Stop()
 	return b
 }
 
-// add sends an acknowledgement, or lets it wait. most must be two at least.
-func (b *ackBurst) add(h *held) {
+// add sends the acknowledgement of a message, or lets it wait. most must be two at least. The message must not be changed
+// any more.
+func (b *ackBurst) add(m *nats.Msg) {
 	b.mu.Lock()
-	b.waiting = append(b.waiting, h)
+	b.waiting = append(b.waiting, m)
 	if n := len(b.waiting); n < b.most {
 		if n > 1 {
 			b.mu.Unlock()
@@ -51,16 +57,18 @@ func (b *ackBurst) add(h *held) {
 
 // flush sends all that wait.
 func (b *ackBurst) flush() {
+	b.sending.Lock()
+	defer b.sending.Unlock()
 	b.mu.Lock()
 	all := b.waiting
 	b.waiting = nil
 	if len(all) > 0 {
 		b.timer.Stop()
 		b.sent = time.Now()
-		b.waiting = make([]*held, 0, b.most)
+		b.waiting = make([]*nats.Msg, 0, b.most)
 	}
 	b.mu.Unlock()
-	for _, h := range all {
-		b.send(h)
+	for _, m := range all {
+		b.send(m)
 	}
 }

@@ -37,14 +37,15 @@ const closeGrace = 50 * time.Millisecond
 
 // conn keeps a nats.Conn alive, and its link informed.
 type conn struct {
-	nc     *nats.Conn
-	link   *link
-	events *reports[Event]
-	log    *slog.Logger
-	dialer *dialer // nil, like ask, for a connection that the caller made
-	ask    *asker
-	status chan nats.Status
-	giveUp chan error // every server refuses; buffered
+	nc      *nats.Conn
+	link    *link
+	events  *reports[Event]
+	telling sync.Mutex // held while events are told of, so that they come in the order of what they say
+	log     *slog.Logger
+	dialer  *dialer // nil, like ask, for a connection that the caller made
+	ask     *asker
+	status  chan nats.Status
+	giveUp  chan error // every server refuses; buffered
 
 	closing   context.Context //nolint:containedctx // ends when close begins
 	stop      context.CancelFunc
@@ -275,12 +276,22 @@ func (cn *conn) changed(up bool) bool {
 		return cn.lost()
 	}
 	server := redactURL(cn.nc.ConnectedUrl())
-	if !cn.link.setUp(server) {
+	if !cn.turned(func() bool { return cn.link.setUp(server) }, ConnectionEvent{Connected: true, Server: server}) {
 		return false
 	}
 	cn.log.Info("natty: connected", "server", server)
-	cn.events.add(ConnectionEvent{Connected: true, Server: server})
 	return true
+}
+
+// turned makes a change of the state, tells of it, and reports whether it is one.
+func (cn *conn) turned(change func() bool, event ConnectionEvent) bool {
+	cn.telling.Lock()
+	defer cn.telling.Unlock()
+	news := change()
+	if news {
+		cn.events.add(event)
+	}
+	return news
 }
 
 // wrong takes note of what went wrong, and reports whether that is news.
@@ -293,16 +304,17 @@ func (cn *conn) wrong(err error) bool {
 }
 
 func (cn *conn) observe(err error) {
+	cn.telling.Lock()
+	defer cn.telling.Unlock()
 	cn.events.add(ConnectionEvent{Connected: cn.link.up.Load(), Server: cn.link.lastServer(), Err: err})
 }
 
 // lost tells those who wait for an answer that there will be none.
 func (cn *conn) lost() bool {
-	if !cn.link.setDown() {
+	if !cn.turned(cn.link.setDown, ConnectionEvent{Server: cn.link.lastServer()}) {
 		return false
 	}
 	cn.fail("", nats.ErrDisconnected)
-	cn.events.add(ConnectionEvent{Server: cn.link.lastServer()})
 	if cn.closing.Err() == nil {
 		cn.log.Warn("natty: connection lost", "server", cn.link.lastServer())
 	}

@@ -58,7 +58,7 @@ type ConsumerConfig struct {
 	// policy all), except on a WorkQueue stream.
 	Exclusive bool `json:"exclusive,omitempty"`
 	// MaxPollRecords is the most messages held ahead of the handlers and in them. Default: as many as the
-	// handlers get through in about one second, at least one for each, at most 2,000; with Exclusive 10,000.
+	// handlers get through in about one second, at least one for each, at most 2,000; with Exclusive 20,000.
 	MaxPollRecords int `json:"max_poll_records,omitempty"`
 	// Heartbeat is how often the server shows that it is there while there are no messages. Default 5s, at
 	// least 100ms. Two missed ones in a row are looked into.
@@ -232,7 +232,7 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 			Stream: cfg.Stream, Durable: cfg.Durable, State: ConsumerStarting, Since: time.Now(),
 		},
 	}
-	e.burst = newAckBurst(cfg.Concurrency, func(h *held) { e.tell(answer{msg: h.msg, kind: ack}) })
+	e.burst = newAckBurst(cfg.Concurrency, func(m *nats.Msg) { e.tell(answer{msg: m, kind: ack}) })
 	if cfg.Exclusive {
 		e.exclusive = newExclusive(e)
 	}
@@ -241,7 +241,9 @@ func newEngine(c *Client, cfg ConsumerConfig, h Handler) *engine {
 
 // run finds the stream, makes the durable, consumes until ctx ends, and cleans up.
 func (e *engine) run(ctx context.Context) error {
-	e.observe(nil)
+	e.mu.Lock()
+	e.observeLocked(nil)
+	e.mu.Unlock()
 	e.reports = newReports("OnError", e.cfg.OnError, e.c.log)
 	defer e.reports.close()
 	if err := e.prepare(ctx); err != nil {
@@ -299,6 +301,9 @@ func (e *engine) ensure(ctx context.Context) error {
 		return err
 	}
 	e.durable, err = e.c.ensureDurable(ctx, stream, e.cfg)
+	if err == nil {
+		err = e.c.keepUp(ctx, e.durable)
+	}
 	if err == nil {
 		err = e.c.checkDeadLetter(ctx, e.cfg, e.durable)
 	}

@@ -43,6 +43,7 @@ func (e *engine) condemned(h *held) error {
 // tried reports whether a message was tried once more already, and notes that it is now. When the server does not let it note
 // anything the count has to do.
 func (e *engine) tried(d Delivery) bool {
+	e.burst.flush() // it may kill this process
 	before, err := e.noteTrial(d)
 	if err == nil {
 		return before

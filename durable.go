@@ -262,6 +262,10 @@ func keepFilters(cfg ConsumerConfig, have, want map[string]any) {
 	if whole && !receivesAll(cfg.Subjects, []string{">"}) {
 		want["metadata"] = map[string]any{metaWholeStream: ""}
 	}
+	if whole && receivesAll(cfg.Subjects, []string{">"}) {
+		delete(want, "filter_subjects") // keepUp knows more: there may be messages left of a subject that the stream has lost
+		return
+	}
 	if len(cfg.Subjects) > 0 || len(filters) == 0 || whole {
 		return
 	}

@@ -174,21 +174,16 @@ func (e *engine) setState(s ConsumerState) { e.enterState(s, nil) }
 // enterState tells Health and the Observer what the consumer is doing now, and why if that is an error.
 func (e *engine) enterState(s ConsumerState, why error) {
 	e.mu.Lock()
-	changed := e.health.State != s
-	if changed {
+	defer e.mu.Unlock()
+	if e.health.State != s {
 		e.health.State, e.health.Since = s, time.Now()
-	}
-	e.mu.Unlock()
-	if changed {
-		e.observe(why)
+		e.observeLocked(why)
 	}
 }
 
-func (e *engine) observe(err error) {
-	e.mu.Lock()
-	event := ConsumerEvent{Stream: e.health.Stream, Durable: e.health.Durable, State: e.health.State, Err: err}
-	e.mu.Unlock()
-	e.c.events.add(event)
+// observeLocked tells the Observer. e.mu must be held, so that events come in the order of what they say.
+func (e *engine) observeLocked(err error) {
+	e.c.events.add(ConsumerEvent{Stream: e.health.Stream, Durable: e.health.Durable, State: e.health.State, Err: err})
 }
 
 // role is the state while nothing is wrong.
@@ -203,9 +198,9 @@ func (e *engine) role() ConsumerState {
 func (e *engine) report(err error) {
 	e.mu.Lock()
 	e.health.LastError = err.Error()
+	e.observeLocked(err)
 	e.mu.Unlock()
 	e.logError(err)
-	e.observe(err)
 	e.reports.add(err)
 }
 
@@ -218,39 +213,37 @@ func (e *election) elected(token uint64) {
 	e.mu.Lock()
 	h := &e.health
 	h.Leading, h.Token, h.Since, h.LastError = true, token, time.Now(), ""
+	e.observeLocked(true, token, nil)
 	e.mu.Unlock()
 	e.c.log.Info("natty: elected", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", token)
-	e.observe(true, token, nil)
 }
 
 // over tells Health and the Observer that a term is over, once: why is nil when the leadership was given back.
 func (e *election) over(token uint64, why error) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	h := &e.health
-	ended := h.Leading && h.Token == token
-	if ended {
-		h.Leading, h.Token, h.Since = false, 0, time.Now()
+	if !h.Leading || h.Token != token {
+		return
 	}
-	if ended && why != nil {
+	h.Leading, h.Token, h.Since = false, 0, time.Now()
+	if why != nil {
 		h.LastError = why.Error()
 	}
-	e.mu.Unlock()
-	if ended {
-		e.observe(false, token, why)
-	}
+	e.observeLocked(false, token, why)
 }
 
 // trouble tells the log, Health and the Observer what went wrong and did not end the election.
 func (e *election) trouble(err error) {
 	e.mu.Lock()
 	e.health.LastError = err.Error()
-	leading, token := e.health.Leading, e.health.Token
+	e.observeLocked(e.health.Leading, e.health.Token, err)
 	e.mu.Unlock()
 	e.c.log.Warn("natty: election", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
-	e.observe(leading, token, err)
 }
 
-func (e *election) observe(leading bool, token uint64, err error) {
+// observeLocked tells the Observer. e.mu must be held, so that events come in the order of what they say.
+func (e *election) observeLocked(leading bool, token uint64, err error) {
 	e.c.events.add(ElectionEvent{
 		Bucket: e.cfg.Bucket, Key: e.cfg.Key, NodeName: e.cfg.NodeName, Leading: leading, Token: token, Err: err,
 	})

@@ -100,9 +100,14 @@ func (d durable) follow() (filters []string, changed bool) {
 	if len(filters) == 0 {
 		return d.filters(), false
 	}
-	for _, f := range d.filters() { // of a subject that the stream has lost there may be messages left
-		if !overlapAny([]string{f}, append(filters, holders(d.stream))) {
-			filters = append(filters, f)
+	for _, f := range d.filters() { // of what the stream has lost there may be messages left
+		if overlap(f, holders(d.stream)) {
+			continue
+		}
+		others := slices.DeleteFunc(slices.Clone(filters), func(other string) bool { return covers(f, other) })
+		if len(others) == 0 || !overlapAny([]string{f}, others) {
+			others = append(others, f)
+			filters = others
 		}
 	}
 	return filters, !sameFilters(filters, d.filters())
@@ -127,7 +132,8 @@ func (c *Client) keepAllUp(ctx context.Context, stream string, have, want map[st
 	}
 	var durables []durable
 	err := c.eachConsumer(ctx, stream, func(name string, config jetstream.ConsumerConfig) {
-		if config.Metadata[metaWholeStream] != "" {
+		d := durable{config: config}
+		if config.Metadata[metaWholeStream] != "" || receivesAll(d.filters(), []string{">"}) { // soon to be marked
 			durables = append(durables, durable{stream: stream, name: name, config: config, subjects: coming})
 		}
 	})

@@ -23,6 +23,7 @@ func TestFiltersFollowTheStreamAndNotAnInstance(t *testing.T) {
 		"kept out":                           {with, []string{"t", "s.>"}, "true", []string{"s.>", "t"}, false},
 		"a new subject":                      {with, []string{"s.>"}, "true", []string{"s.>", "t"}, true},
 		"a subject less":                     {with, []string{"s.>", "u.>"}, "true", []string{"s.>", "t", "u.>"}, true},
+		"a narrower subject":                 {[]string{"s.a", "t", holders("S")}, []string{"s.*", "t"}, "true", []string{"s.*", "t"}, false},
 		"somebody's own filters":             {with, []string{"s.>"}, "", []string{"s.>"}, false},
 		"nothing but holders":                {with, []string{holders("S")}, "", nil, false},
 		"a newer instance gave it subjects":  {with, []string{"s.a"}, "", []string{"s.a"}, false},

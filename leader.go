@@ -255,6 +255,8 @@ func (t *Term) Put(ctx context.Context, key string, data []byte) error {
 		return fmt.Errorf("natty: put %q: %w: %d bytes, and the server takes %d at most, headers included: %w", key, ErrTooLarge, len(data), k.c.nc.MaxPayload(), err)
 	case err != nil && ctx.Err() != nil:
 		return &PublishError{Subject: w.subject, MsgID: w.id, Unknown: !sent.IsZero(), Err: fmt.Errorf("%w: %w", context.Cause(ctx), err)}
+	case err != nil && w.strays > 0:
+		return &PublishError{Subject: w.subject, MsgID: w.id, Unknown: true, Err: err}
 	case err != nil:
 		return fmt.Errorf("natty: put %q: %w", key, err)
 	}

@@ -143,11 +143,11 @@ func (k *leaseKey) store(ctx context.Context, w *leaseWrite) (revision uint64, s
 		if ack, err = k.send(ctx, msg, n); err == nil {
 			return ack.Sequence, sent, nil
 		}
+		if closed := errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrConnectionClosed); closed || errorCode(err) == 0 && !final(err) {
+			w.strays++
+		}
 		if final(err) {
 			return 0, sent, err
-		}
-		if errorCode(err) == 0 {
-			w.strays++
 		}
 		if revision, resolved := k.resolve(ctx, w); resolved != nil {
 			return 0, sent, resolved

@@ -50,6 +50,7 @@ func (e *engine) leave(h *held, took time.Duration, byHandler bool) {
 	if len(back) == 0 {
 		return
 	}
+	e.burst.flush() // behind the one that was handled
 	for _, b := range back {
 		e.handBack(b)
 	}
@@ -163,7 +164,8 @@ func (e *engine) acknowledge(h *held) (byHandler bool) {
 	if alone || e.dispatch.ended(h) {
 		return e.tell(answer{msg: h.msg, kind: ack})
 	}
-	e.burst.add(h)
+	m := *h.msg // the handler may have given it to somebody who goes on with it
+	e.burst.add(&m)
 	return false
 }
 

@@ -259,6 +259,7 @@ func (s *supervision) look(ctx context.Context, why error) {
 	e, l, counting := s.e, looked{durable: s.e.durable, why: why}, s.counting
 	go func() {
 		if counting {
+			e.burst.flush()
 			_ = e.barrier() // an error means that the answer to the look says nothing either
 		}
 		once, cancel := context.WithTimeout(ctx, apiTimeout)

@@ -146,3 +146,21 @@ func TestFenceThatIsRenewedWithoutAnAnswerIsTheTermsStill(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "new", string(value))
 }
+
+func TestPutThatLosesItsConnectionForGoodSaysThatItMayBeWritten(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	link := nattytest.Proxy(t, server.URL())
+	c := connect(t, natty.Config{Servers: []string{link.URL()}, DisableReconnect: true})
+	cfg := electing("a")
+	cfg.BucketTTL = 30 * time.Second // the term outlives the connection
+	term := inTerm(t, c, cfg)
+	require.NoError(t, term.Put(testCtx(t), "state", nil))
+	answer := answers(t, server, "$KV.elections.state")
+	link.FreezeReplies()
+	done := make(chan error, 1)
+	go func() { done <- term.Put(testCtx(t), "state", []byte("stored")) }()
+	require.Contains(t, answer("stored"), `"seq"`)
+	link.Cut()
+	require.ErrorIs(t, receive(t, done), natty.ErrOutcomeUnknown)
+}
