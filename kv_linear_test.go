@@ -119,6 +119,7 @@ type keyLog struct {
 	keys   []string
 	values atomic.Int64
 	before func(op int)              // called before each operation, by who does it
+	pause  time.Duration             // between operations of a client, at most
 	known  map[string]*atomic.Uint64 // a late revision of each key, which all clients use
 	done   map[string]int            // under mu, like those that follow
 	faults [][2]time.Duration        // when a server was away, since the beginning
@@ -130,7 +131,7 @@ var often = []string{put, create, create, update, update, update, update, refres
 func newKeyLog(t *testing.T, prefix string, kinds ...string) *keyLog {
 	t.Helper()
 	h := &keyLog{
-		history: history{began: time.Now()}, t: t, kinds: slices.Concat(often, kinds), before: func(int) {},
+		history: history{began: time.Now()}, t: t, kinds: slices.Concat(often, kinds), before: func(int) {}, pause: 4 * time.Millisecond,
 		known: map[string]*atomic.Uint64{}, done: map[string]int{},
 	}
 	for i := range 4 {
@@ -145,7 +146,7 @@ func newKeyLog(t *testing.T, prefix string, kinds ...string) *keyLog {
 func (h *keyLog) work(c *natty.Client, client int, random *rand.Rand, more func(n int) bool) {
 	for n := 0; more(n); n++ {
 		h.once(c, client, random)
-		<-time.After(upTo(random, 4*time.Millisecond))
+		<-time.After(upTo(random, h.pause))
 	}
 }
 
@@ -360,6 +361,7 @@ func TestHistoriesOfAReplicatedBucketAreLinearizable(t *testing.T) {
 	}
 	for seed := range seeds(t, 1) {
 		h := newKeyLog(t, fmt.Sprint(seed, "."))
+		h.pause = 20 * time.Millisecond // a cluster takes its time, and more than some hundred operations on a key cannot be checked
 		var working sync.WaitGroup
 		ended := make(chan struct{})
 		for i, c := range all {
