@@ -259,6 +259,9 @@ func (e *engine) run(ctx context.Context) error {
 	}
 	var err error
 	wish := pullRequest{MaxBytes: e.byteBudget(), Expires: max(pullExpiry, 2*e.cfg.Heartbeat), Heartbeat: e.cfg.Heartbeat}
+	if e.cfg.OrderBy != nil {
+		wish.Expires, wish.Heartbeat = orderedExpiry, 0
+	}
 	if e.puller, err = newPuller(e.c, e.durable, wish, e.receive, e.more); err != nil {
 		return err
 	}

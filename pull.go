@@ -17,6 +17,8 @@ import (
 const (
 	// pullExpiry is how long a pull request waits at the server for messages.
 	pullExpiry = 30 * time.Second
+	// orderedExpiry is the same where the order of keys is kept: at the end, it is waited for.
+	orderedExpiry = 500 * time.Millisecond
 	// minHeartbeat is the least idle heartbeat that the server accepts.
 	minHeartbeat = 100 * time.Millisecond
 )
@@ -228,6 +230,9 @@ func (p *puller) silent() bool {
 		return false
 	}
 	since := min(time.Since(p.sent), time.Since(p.lastHeard()))
+	if p.request.Heartbeat == 0 { // too short for any: it should have ended
+		return since > p.request.Expires+2*defaultHeartbeat
+	}
 	return since > 2*p.request.Heartbeat+p.request.Heartbeat/2
 }
 

@@ -62,16 +62,12 @@ func (e *engine) keepAlive() (stop func()) {
 	}
 }
 
-// calm waits until no messages flow: those that find nobody any more go back to the server's queue at once, ahead of the
-// older ones of their key that are handed back after them. The request under way ends soon if there is anything to send.
+// calm waits until the request under way has ended: messages that come for it and find nobody any more go back to the server's
+// queue at once, ahead of the older ones of their key that are handed back after them. It ends soon, see orderedExpiry.
 func (e *engine) calm() {
-	const quiet = 20 * time.Millisecond
-	tick := time.NewTicker(quiet / 4)
+	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for start := time.Now(); !e.puller.idle() && time.Since(start) < endGrace; <-tick.C {
-		if time.Since(e.puller.lastHeard()) > quiet {
-			return
-		}
+	for start := time.Now(); !e.puller.idle() && e.c.link.up.Load() && time.Since(start) < orderedExpiry+endGrace; <-tick.C {
 	}
 }
 
