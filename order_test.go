@@ -136,6 +136,7 @@ func TestFailingMessageHoldsBackItsKeyAlone(t *testing.T) {
 	c := connectTo(t, nattytest.Server(t).URL())
 	ensure(t, c, "S", "s")
 	ensure(t, c, "DEAD", "dead")
+	publishKeys(t, c, 5, 20)
 	var seen tally
 	tries := make(chan int, 1000)
 	process(t, c, natty.ConsumerConfig{
@@ -154,7 +155,6 @@ func TestFailingMessageHoldsBackItsKeyAlone(t *testing.T) {
 		seen.add(msg)
 		return nil
 	})
-	publishKeys(t, c, 5, 20)
 	eventually(t, func() bool { return seen.distinct() >= 4*20 }, "other keys go on")
 	eventually(t, func() bool { return only(c).BlockedBy == "k0" && only(c).Blocked > 0 }, "Health names the key")
 	eventually(t, func() bool { return seen.distinct() == 5*20-1 }, "the key goes on after its first is given up")
