@@ -421,7 +421,7 @@ func TestFrozenConnectionIsFoundDead(t *testing.T) {
 	node := nattytest.Server(t)
 	proxy := nattytest.Proxy(t, node.URL())
 	c := connect(t, natty.Config{Servers: []string{proxy.URL(), node.URL()}},
-		natty.WithNATSOptions(nats.PingInterval(20*time.Millisecond), nats.DontRandomize(), nats.Timeout(100*time.Millisecond)))
+		natty.WithNATSOptions(nats.PingInterval(50*time.Millisecond), nats.DontRandomize(), nats.Timeout(time.Second)))
 	require.Equal(t, proxy.URL(), c.Health().Server)
 	proxy.Freeze()
 	eventually(t, func() bool { return c.Health().Connected && c.Health().Server == node.URL() }, "it moves on")
