@@ -67,7 +67,9 @@ func (e *engine) keepAlive() (stop func()) {
 func (e *engine) calm() {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for start := time.Now(); !e.puller.idle() && e.c.link.up.Load() && time.Since(start) < orderedExpiry+endGrace; <-tick.C {
+	end := time.Now().Add(orderedExpiry + endGrace)
+	for !e.puller.idle() && e.c.link.up.Load() && time.Now().Before(end) {
+		<-tick.C
 	}
 }
 
