@@ -258,15 +258,14 @@ func filtersAsList(have map[string]any) {
 func keepFilters(cfg ConsumerConfig, have, want map[string]any) {
 	filters, _ := have["filter_subjects"].([]any)
 	meta, _ := have["metadata"].(map[string]any)
-	whole := !isZero(meta[metaWholeStream])
-	if whole && !receivesAll(cfg.Subjects, []string{">"}) {
-		want["metadata"] = map[string]any{metaWholeStream: ""}
-	}
-	if whole && receivesAll(cfg.Subjects, []string{">"}) {
+	switch whole := !isZero(meta[metaWholeStream]); {
+	case whole && receivesAll(cfg.Subjects, []string{">"}):
 		delete(want, "filter_subjects") // keepUp knows more: there may be messages left of a subject that the stream has lost
 		return
-	}
-	if len(cfg.Subjects) > 0 || len(filters) == 0 || whole {
+	case whole:
+		want["metadata"] = map[string]any{metaWholeStream: ""}
+		return
+	case len(cfg.Subjects) > 0, len(filters) == 0:
 		return
 	}
 	for _, f := range filters {

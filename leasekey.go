@@ -143,10 +143,11 @@ func (k *leaseKey) store(ctx context.Context, w *leaseWrite) (revision uint64, s
 		if ack, err = k.send(ctx, msg, n); err == nil {
 			return ack.Sequence, sent, nil
 		}
-		if closed := errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrConnectionClosed); closed || errorCode(err) == 0 && !final(err) {
+		over := final(err)
+		if closed := errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrConnectionClosed); closed || errorCode(err) == 0 && !over {
 			w.strays++
 		}
-		if final(err) {
+		if over {
 			return 0, sent, err
 		}
 		if revision, resolved := k.resolve(ctx, w); resolved != nil {
