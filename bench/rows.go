@@ -49,6 +49,7 @@ var rows = append([]row{
 	},
 	{name: "Exclusive", target: 1.5, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consume(nothing)},
 	{name: "Excl, AckNone", target: 0.85, messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consumeAckNone},
+	{name: "Excl, pinned", messages: 150_000, prefilled: true, natty: process(alone, nothing), raw: consumePinned},
 	{name: "ProcessBatch", target: 1.00, messages: 100_000, prefilled: true, natty: processBatch(500), raw: fetch(500)},
 	{name: "KV Get", target: 0.95, messages: 5_000, natty: keys(nattyGet), raw: keys(rawGet)},
 	{name: "KV Put", target: 0.95, messages: 5_000, natty: keys(nattyPut), raw: keys(rawPut)},
@@ -156,7 +157,7 @@ func (t *trial) untilCounted(ctx context.Context, consume func(ctx context.Conte
 // consume is what nats.go offers for the same as Process: its Consume with its defaults, and an Ack for each message.
 func consume(work func()) side {
 	return func(ctx context.Context, t *trial) error {
-		return consumeRaw(ctx, t, jetstream.AckExplicitPolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
+		return consumeRaw(ctx, t, explicit, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
 			work()
 			handled(msg)
 		})
@@ -165,7 +166,14 @@ func consume(work func()) side {
 
 // consumeAckNone is Consume without acknowledgements: what a process had when it died is lost.
 func consumeAckNone(ctx context.Context, t *trial) error {
-	return consumeRaw(ctx, t, jetstream.AckNonePolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) })
+	return consumeRaw(ctx, t, none, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) })
+}
+
+// consumePinned is the least that Exclusive needs of the server, and none of what it makes of that: the same kind of
+// durable, acknowledged every hundredth message. Nothing is reset, and nobody asks who is the active instance.
+func consumePinned(ctx context.Context, t *trial) error {
+	return consumeRaw(ctx, t, pinned, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) },
+		jetstream.PullPriorityGroup(pinned.PriorityGroups[0]), jetstream.PullMaxMessages(10_000))
 }
 
 // consumeWorkers hands what Consume brings to n goroutines.
@@ -182,14 +190,16 @@ func consumeWorkers(n int) side {
 		}
 		defer wg.Wait()
 		defer close(work)
-		return consumeRaw(ctx, t, jetstream.AckExplicitPolicy, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
+		return consumeRaw(ctx, t, explicit, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
 			work <- func() { handled(msg) }
 		})
 	}
 }
 
-func consumeRaw(ctx context.Context, t *trial, policy jetstream.AckPolicy, deliver func(jetstream.Msg, func(jetstream.Msg))) error {
-	consumer, err := t.consumer(ctx, policy)
+func consumeRaw(
+	ctx context.Context, t *trial, cfg jetstream.ConsumerConfig, deliver func(jetstream.Msg, func(jetstream.Msg)), opts ...jetstream.PullConsumeOpt,
+) error {
+	consumer, err := t.consumer(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -197,12 +207,9 @@ func consumeRaw(ctx context.Context, t *trial, policy jetstream.AckPolicy, deliv
 	c := counter{end: func() { t.done(); close(last) }}
 	c.left.Store(int64(t.messages))
 	failed := make(chan error, 1)
+	ack := acknowledge(cfg.AckPolicy, t.messages)
 	handled := func(msg jetstream.Msg) {
-		if policy == jetstream.AckNonePolicy {
-			c.count()
-			return
-		}
-		if err := msg.Ack(); err != nil {
+		if err := ack(msg); err != nil {
 			select {
 			case failed <- err:
 			default:
@@ -211,7 +218,7 @@ func consumeRaw(ctx context.Context, t *trial, policy jetstream.AckPolicy, deliv
 		}
 		c.count()
 	}
-	consuming, err := consumer.Consume(func(msg jetstream.Msg) { deliver(msg, handled) })
+	consuming, err := consumer.Consume(func(msg jetstream.Msg) { deliver(msg, handled) }, opts...)
 	if err != nil {
 		return err
 	}
@@ -227,10 +234,28 @@ func consumeRaw(ctx context.Context, t *trial, policy jetstream.AckPolicy, deliv
 	return err
 }
 
+// acknowledge gives the least that a policy needs: with AckAll an Ack for a hundred messages, and one for the last.
+func acknowledge(policy jetstream.AckPolicy, messages int) func(jetstream.Msg) error {
+	switch policy {
+	case jetstream.AckNonePolicy:
+		return func(jetstream.Msg) error { return nil }
+	case jetstream.AckAllPolicy:
+		seen := 0
+		return func(msg jetstream.Msg) error {
+			if seen++; seen%100 != 0 && seen != messages {
+				return nil
+			}
+			return msg.Ack()
+		}
+	default:
+		return jetstream.Msg.Ack
+	}
+}
+
 // fetch is what nats.go offers for batches: one Fetch after the other, and an Ack for each message.
 func fetch(size int) side {
 	return func(ctx context.Context, t *trial) error {
-		consumer, err := t.consumer(ctx, jetstream.AckExplicitPolicy)
+		consumer, err := t.consumer(ctx, explicit)
 		if err != nil {
 			return err
 		}
@@ -254,9 +279,18 @@ func fetch(size int) side {
 	}
 }
 
+// The durables of the raw side.
+var (
+	explicit = jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy}
+	none     = jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}
+	pinned   = jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckAllPolicy, MaxAckPending: 20_000,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"bench"}, PinnedTTL: 10 * time.Second,
+	}
+)
+
 // consumer makes the durable for nats.go.
-func (t *trial) consumer(ctx context.Context, policy jetstream.AckPolicy) (jetstream.Consumer, error) {
-	return t.js.CreateOrUpdateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
-		Durable: t.durable, FilterSubject: subject, AckPolicy: policy,
-	})
+func (t *trial) consumer(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	cfg.Durable, cfg.FilterSubject = t.durable, subject
+	return t.js.CreateOrUpdateConsumer(ctx, t.stream, cfg)
 }
