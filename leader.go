@@ -293,6 +293,8 @@ func (t *Term) mayWrite(ctx context.Context, key string) error {
 	switch {
 	case of != key, key == k.key, err == nil && fence.revision != 0:
 		return &ConfigError{Field: "key", Value: key, Reason: "belongs to an election of bucket " + k.bucket + "; use another one"}
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("natty: put %q: %w: %w", key, context.Cause(ctx), err)
 	case err != nil:
 		return fmt.Errorf("natty: put %q: %w", key, err)
 	}

@@ -153,6 +153,10 @@ func (p *publication) apply(opts []jetstream.PublishOpt) error {
 // does not come at all (a leader that died, a NoAck stream) is found out only by waiting.
 var attemptTimeout = Backoff{Min: 500 * time.Millisecond, Max: 4 * time.Second}
 
+// leastAttempt is how much time an attempt needs to be of use, at a busy server too. With less the next one would only make
+// unknown what is known.
+const leastAttempt = 250 * time.Millisecond
+
 // retryPause is the pause before sending again.
 var retryPause = Backoff{Min: 5 * time.Millisecond, Max: 250 * time.Millisecond}
 

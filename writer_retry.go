@@ -22,9 +22,6 @@ const maxRetries = 64
 // fullPause is the pause after an attempt that found the stream full.
 var fullPause = Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
 
-// leastAttempt is how much time an attempt needs to be of use.
-const leastAttempt = 50 * time.Millisecond
-
 // retry is a message on its way through them.
 type retry struct {
 	s    *slot // has another retry, or none, once the outcome is known
@@ -116,7 +113,6 @@ func (r *retry) attempt(ctx context.Context) (pause time.Duration, err error) {
 	} else if errors.Is(err, ErrStreamFull) {
 		pause = fullPause.delay(p.attempts)
 	}
-	// With less time left the next attempt would only make unknown what is known.
 	if pause > 0 && time.Until(p.deadline) < pause+leastAttempt {
 		return 0, fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
