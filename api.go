@@ -121,14 +121,21 @@ func (c *Client) api(ctx context.Context, endpoint string, request any) ([]byte,
 func (c *Client) request(ctx context.Context, endpoint string, body []byte) (*nats.Msg, error) {
 	msg, err := c.acks.request(ctx, c.nc, c.cfg.apiPrefix()+endpoint, body)
 	switch {
-	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 	case err != nil:
-		return nil, err
+		return nil, whenClosed(err)
 	case isNoResponders(msg):
 		return nil, nats.ErrNoResponders
 	}
 	return msg, nil
+}
+
+// whenClosed adds ErrClosed to nats.go's word for a connection that is gone for good, and leaves other errors as they are.
+func whenClosed(err error) error {
+	gone := errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)
+	if !gone || errors.Is(err, ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, err)
 }
 
 // callTimeout bounds one call to the API: an answer that got lost must not cost the whole of ctx.
@@ -150,7 +157,7 @@ func (c *Client) persist(ctx context.Context, call func(ctx context.Context) err
 		err = call(each)
 		cancel()
 		if err == nil || !passing(err) {
-			return err
+			return whenClosed(err)
 		}
 		if reason == nil || !errors.Is(err, context.DeadlineExceeded) {
 			reason = err // no answer at all tells less than an earlier one

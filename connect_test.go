@@ -481,6 +481,29 @@ func TestLostConnectionEndsAClientThatMustNotReconnect(t *testing.T) {
 	require.ErrorIs(t, c.Publish(testCtx(t), "orders.new", nil), natty.ErrClosed)
 }
 
+func TestConnectionThatIsLostForGoodDuringACallSaysSo(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	link := nattytest.Proxy(t, server.URL())
+	c := connect(t, natty.Config{Servers: []string{link.URL()}, DisableReconnect: true})
+	_, err := c.EnsureBucket(testCtx(t), jetstream.KeyValueConfig{Bucket: "b"})
+	require.NoError(t, err)
+	spy := connectTo(t, server.URL()).Conn()
+	asked, err := spy.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	require.NoError(t, spy.Flush())
+	link.FreezeReplies()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Status(testCtx(t), "b")
+		done <- err
+	}()
+	_, err = asked.NextMsgWithContext(testCtx(t))
+	require.NoError(t, err)
+	link.Cut()
+	require.ErrorIs(t, receive(t, done), natty.ErrClosed)
+}
+
 func TestClientThatMustNotReconnectStillWaitsForItsFirstConnection(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)

@@ -243,7 +243,8 @@ func (c *Client) shutdown(ctx context.Context) {
 		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
 	case c.link.up.Load():
 		// A connection that was lost meanwhile took nothing along that is not known to be; one that Close gave up may have.
-		if err := c.flush(ctx); err != nil && (c.link.up.Load() || ctx.Err() != nil) {
+		// nats.go knows of a loss before link is told.
+		if err := c.flush(ctx); err != nil && (c.link.up.Load() && c.nc.IsConnected() || ctx.Err() != nil) {
 			c.closeErr = fmt.Errorf("natty: close: what was sent last may not have reached the server: %w", err)
 		}
 	}

@@ -453,3 +453,16 @@ func TestWithConnFollowsReconnectsOfTheCallersConnection(t *testing.T) {
 	eventually(t, func() bool { return !c.Health().Connected }, "the end is seen")
 	require.NoError(t, c.Close(testCtx(t)))
 }
+
+func TestConnectionThatTheCallerHasJustClosedIsNoErrorOfClose(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	for range 10 { // natty is told a moment later
+		nc, err := nats.Connect(server.URL())
+		require.NoError(t, err)
+		c, err := natty.Connect(testCtx(t), natty.Config{Name: "test"}, quiet, natty.WithConn(nc))
+		require.NoError(t, err)
+		nc.Close()
+		require.NoError(t, c.Close(testCtx(t)))
+	}
+}

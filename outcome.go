@@ -44,7 +44,7 @@ func (p *publication) judge(ctx context.Context, err error) (*jetstream.PubAck, 
 		return nil, &againError{err}
 	case errors.Is(err, nats.ErrConnectionClosed):
 		p.unknown = true
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+		return nil, whenClosed(err)
 	case errors.Is(err, nats.ErrPermissionViolation):
 		return nil, err // the server did nothing with it
 	}
@@ -60,7 +60,7 @@ func (p *publication) judgeSend(err error) error {
 		return fmt.Errorf("%w: %d bytes with headers, and the server takes %d at most; publish less, or raise its max_payload: %w",
 			ErrTooLarge, p.size(), p.c.nc.MaxPayload(), err)
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
-		return fmt.Errorf("%w: %w", ErrClosed, err)
+		return whenClosed(err)
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrHeadersNotSupported):
 		return &againError{err} // between two connections: nothing was sent
 	case errors.Is(err, nats.ErrBadHeaderMsg):

@@ -2,7 +2,6 @@ package natty
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -96,11 +95,8 @@ func newPuller(c *Client, d durable, wish pullRequest, onMsg func(*nats.Msg), on
 	}
 	p.limit(d.config)
 	sub, err := c.nc.Subscribe(p.inbox+"*", p.receive)
-	if errors.Is(err, nats.ErrConnectionClosed) {
-		err = fmt.Errorf("%w: %w", ErrClosed, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("natty: subscribe for messages: %w", err)
+		return nil, fmt.Errorf("natty: subscribe for messages: %w", whenClosed(err))
 	}
 	p.sub = sub
 	// Requests bound what can come: a limit here could only lose it.
