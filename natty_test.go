@@ -29,10 +29,13 @@ func TestMain(m *testing.M) {
 		_ = flag.Set(f.Name, strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 	}
 	// A node that is stopped while it creates a replica leaves the goroutines of that replica's store behind: the
-	// server's own leak (createRaftGroup returns without stopping the store), seen with 2.15.2.
+	// server's own leak (createRaftGroup returns without stopping the store), seen with 2.15.2. And one that is stopped
+	// while a mirror or a stream with sources looks for those waits for their answer for up to 30s more.
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).setupMirrorConsumer.func3"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"),
 	)
 }
 
