@@ -374,7 +374,7 @@ func TestPublishOfMuchThroughAFrozenConnectionEndsWithinTheWriteTimeout(t *testi
 		})
 	}
 	publishers.Wait()
-	assert.Less(t, time.Since(begin), 8*time.Second, "the ctx, the write timeout of 5s, and some slack")
+	assert.Less(t, time.Since(begin), 15*time.Second, "the ctx, the write timeout of 5s, and much slack for 90 MB of copying")
 	w.proxy.Thaw()
 	require.NoError(t, w.c.Publish(testCtx(t), "s", data))
 }
