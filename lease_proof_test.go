@@ -62,7 +62,7 @@ func TestLeadershipIsHandedOverAtOnce(t *testing.T) {
 	slices.Sort(took)
 	median, worst := took[len(took)/2], took[len(took)*99/100]
 	t.Logf("%d times: median %v, 99th percentile %v", handovers, median, worst)
-	assert.Less(t, median, 100*time.Millisecond)
+	assert.Less(t, median, leaseTTL/4, "far below the TTL that a standby would wait for; a few ms on a machine that is not busy")
 }
 
 // intercept calls f with each write of a key when the server has it; through a link with a delay, its answer is still
