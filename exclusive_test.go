@@ -630,6 +630,49 @@ func TestExclusiveOwnerThatIsUnpinnedStandsBy(t *testing.T) {
 	assert.Zero(t, log.repeats())
 }
 
+// The server unpins whoever has the pin, whoever asks for it.
+func TestExclusiveInstanceThatStopsUnpinsNobodyElse(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := connectTo(t, server.URL())
+	s := ensure(t, c, "S", "s")
+	link := nattytest.Proxy(t, server.URL())
+	t.Cleanup(link.Thaw)
+	log := &chronicle{t: t}
+	report, errs := onError()
+	cfg := exclusively("s").WithPinnedTTL(time.Minute)
+	cfg.OnError = report
+	stop := process(t, connectTo(t, link.URL()), cfg, log.handler(1, nil))
+	fill(t, c, "s", 1)
+	eventually(t, settled(c, "S", "test_s"), "the first one is active")
+	second := connectTo(t, server.URL())
+	process(t, second, cfg, log.handler(2, nil))
+	eventually(t, func() bool { return only(second).State == natty.ConsumerStandby }, "the other one stands by")
+	link.FreezeReplies() // so that the first one does not learn of it
+	require.NoError(t, s.UnpinConsumer(testCtx(t), "test_s", "natty"))
+	fill(t, c, "s", 1)
+	eventually(t, func() bool { return log.done() == 2 }, "the other one follows")
+	eventually(t, settled(c, "S", "test_s"), "all are acknowledged")
+	pin := func() string {
+		consumer, err := s.Consumer(testCtx(t), "test_s")
+		require.NoError(t, err)
+		return consumer.CachedInfo().PriorityGroups[0].PinnedClientID
+	}
+	before := pin()
+	acks := make(chan *nats.Msg, 10)
+	_, err := second.Conn().ChanSubscribe("$JS.ACK.S.test_s.*.1.>", acks)
+	require.NoError(t, err)
+	require.NoError(t, second.Conn().Flush())
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	receive(t, acks) // the last acknowledgement again, to be answered
+	link.Thaw()
+	require.NoError(t, receive(t, stopped))
+	require.ErrorContains(t, receive(t, errs), "the server gave the pin to another instance")
+	assert.Equal(t, before, pin())
+	assert.Equal(t, natty.ConsumerRunning, only(second).State)
+}
+
 func TestExclusiveDurableThatIsSetBackIsHandledAgain(t *testing.T) {
 	t.Parallel()
 	c := connectTo(t, nattytest.Server(t).URL())

@@ -101,21 +101,24 @@ func (c *Client) countTakeover(ctx context.Context, d durable, first uint64, own
 
 // stop ends the consumer; see Process. Whoever stands by follows at once, if the handler has ended.
 func (x *exclusive) stop() error {
-	t, left, pinned := x.owner.Load(), 0, false
+	t, left := x.owner.Load(), 0
+	var had gained // if the pin is still there to be given back
 	if t == nil {
-		pinned = x.late()
+		had = x.late()
 	} else {
 		t.stop()
 		left = x.drain(t)
 		x.quiet()
 		select {
 		case <-t.idle:
-			pinned = !t.lost()
+			if !t.lost() {
+				had = gained{t.pin, *t.trust.from.Load()}
+			}
 		default: // the handler still runs: nobody may run beside it, until the pin lapses
 		}
 	}
-	if pinned && x.e.c.link.up.Load() {
-		if err := x.handOver(t); err != nil {
+	if had.pin != "" && x.e.c.link.up.Load() {
+		if err := x.handOver(t, had); err != nil {
 			x.e.report(fmt.Errorf("natty: consumer %q: the next active instance has to wait: %w", x.e.cfg.Durable, err))
 		}
 	}
@@ -154,35 +157,40 @@ func (x *exclusive) drain(t *tenure) (left int) {
 	}
 }
 
-// late ends standing by, and reports whether the pin came while it did.
-func (x *exclusive) late() bool {
+// late ends standing by, and returns the pin if that came meanwhile.
+func (x *exclusive) late() gained {
 	select {
 	case <-x.e.puller.stop(x.e.c.link.up.Load()):
 	case <-time.After(endGrace): // a dead connection
 	}
 	select {
-	case <-x.gained:
-		return true
+	case g := <-x.gained:
+		return g
 	default:
-		return false
+		return gained{}
 	}
 }
 
 // handOver gives the pin back. Before that the durable is reset: the server would deliver again what this
-// instance was sent, and did not handle, only after AckWait.
-func (x *exclusive) handOver(t *tenure) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.e.base), x.times.trust/2)
+// instance was sent, and did not handle, only after AckWait. And its answer tells whose pin it is: the server unpins
+// whoever has it.
+func (x *exclusive) handOver(t *tenure, had gained) error {
+	left := x.times.trust - elapsed(had.sent)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.e.base), min(left, x.times.trust/2))
 	defer cancel()
 	if t != nil {
 		if err := t.acks.sync(ctx); err != nil {
 			return fmt.Errorf("acknowledge: %w", err)
 		}
-		if !t.trust.holds(time.Now()) {
-			return errLapsed
-		}
 	}
-	if _, _, err := x.e.c.resetDurable(ctx, x.e.durable); err != nil {
+	_, pin, err := x.e.c.resetDurable(ctx, x.e.durable)
+	switch {
+	case err != nil:
 		return err
+	case pin != had.pin:
+		return errDeposed
+	case elapsed(had.sent) >= x.times.trust: // the answer may have been on its way for long
+		return errLapsed
 	}
 	return x.e.c.unpin(ctx, x.e.durable)
 }
