@@ -272,7 +272,6 @@ func (e *engine) run(ctx context.Context) error {
 	for range e.cfg.Concurrency {
 		go work()
 	}
-	e.setState(ConsumerRunning)
 	err = e.supervise(ctx)
 	e.setState(ConsumerStopping)
 	return errors.Join(err, e.stop())

@@ -131,7 +131,7 @@ func (x *exclusive) supervise(ctx context.Context) (err error) {
 	*s = supervision{e: e, resume: time.NewTimer(time.Hour), sampled: time.Now()}
 	defer s.resume.Stop()
 	defer s.wait()
-	up, changed := e.c.link.watch()
+	up, changed := s.begin(ctx)
 	for err == nil {
 		if err = x.step(ctx, up); err != nil {
 			return err

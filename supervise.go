@@ -88,7 +88,7 @@ func (e *engine) supervise(ctx context.Context) error {
 	s := supervision{e: e, resume: time.NewTimer(time.Hour), sampled: time.Now()}
 	defer s.resume.Stop()
 	defer s.wait()
-	up, changed := e.c.link.watch()
+	up, changed := s.begin(ctx)
 	for {
 		if up && !s.paused && !s.troubling() && e.puller.idle() {
 			s.pull(s.e.room())
@@ -168,6 +168,16 @@ func (s *supervision) report(what string, err error) {
 }
 
 var retryPull = Backoff{Min: 20 * time.Millisecond, Max: 2 * time.Second}
+
+// begin looks at the connection for the first time: it may have been lost since the durable was made.
+func (s *supervision) begin(ctx context.Context) (up bool, changed <-chan struct{}) {
+	if up, changed = s.e.c.link.watch(); up {
+		s.e.setState(s.e.role())
+	} else {
+		s.connection(ctx, up)
+	}
+	return up, changed
+}
 
 // connection reacts to a loss, or to a new connection, which knows nothing of a request on the old one.
 func (s *supervision) connection(ctx context.Context, up bool) {
