@@ -32,12 +32,35 @@ func ready(nodes []*Node) bool {
 			return false
 		}
 	}
+	if !settled(running, len(nodes)) {
+		return false
+	}
 	for _, leader := range leaders {
 		if running[leader] == nil {
 			return false
 		}
 	}
 	return len(leaders) > 0
+}
+
+// settled reports whether every server knows that all others are voters. The first leader adds them one by one: should it stop before
+// the last one has heard, an election takes several rounds or, where two servers count as the whole cluster, never ends.
+func settled(running map[string]*Node, size int) bool {
+	committed := make(map[uint64]bool)
+	for _, n := range running {
+		seen := n.Server().Raftz(&server.RaftzOptions{GroupFilter: "_meta_"})
+		if seen == nil { // it shuts down
+			return false
+		}
+		for _, groups := range *seen {
+			meta := groups["_meta_"]
+			if meta.Size < size || meta.PIndex != meta.Committed {
+				return false
+			}
+			committed[meta.Committed] = true
+		}
+	}
+	return len(committed) == 1
 }
 
 // agrees adds to leaders who leads what as srv sees it, by the name of the server; false: another server sees it otherwise.
