@@ -8,16 +8,21 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/internal/backoff"
+	"github.com/natty-go/natty/internal/kv"
 )
 
 // BucketConfig describes a Bucket.
 type BucketConfig struct {
 	Bucket string // its name; required
-	// TTL is how long a key lives after it was last written. 0: for ever, or as an existing bucket has it.
+	// TTL is how long a key lives after its last write. 0: for ever, or the TTL of an
+	// existing bucket.
 	TTL time.Duration
-	// Replicas of the bucket. Default: Config.Replicas for one that is made, and what it has for an existing one.
+	// Replicas is the number of copies of the bucket. Default: Config.Replicas for a
+	// new bucket, and no change for an existing one.
 	Replicas int
-	// Codec makes bytes of values. Default: JSON.
+	// Codec encodes and decodes values. Default: JSON.
 	Codec Codec
 }
 
@@ -28,11 +33,12 @@ type Bucket[T any] struct {
 	codec Codec
 }
 
-// NewBucket returns a view of a bucket. It does not ask the server: the first Put, Create or Modify makes the bucket if it is
-// missing, with TTL and Replicas. Settings of an existing one are left alone; EnsureBucket changes them.
+// NewBucket returns a view of a bucket. It does not ask the server: the first Put,
+// Create or Modify makes a missing bucket, with TTL and Replicas. The settings of an
+// existing bucket stay as they are; EnsureBucket changes them.
 func NewBucket[T any](c *Client, cfg BucketConfig) (*Bucket[T], error) {
 	if c == nil {
-		return nil, &ConfigError{Field: "c", Reason: "is nil; give a Client made with Connect"}
+		return nil, invalid("c", "", "is nil; give a Client made with Connect", nil)
 	}
 	b := &Bucket[T]{
 		c:     c,
@@ -42,7 +48,7 @@ func NewBucket[T any](c *Client, cfg BucketConfig) (*Bucket[T], error) {
 	if b.codec == nil {
 		b.codec = jsonCodec{}
 	}
-	return b, validBucketConfig(b.cfg)
+	return b, c.kv.ValidBucketConfig(b.cfg)
 }
 
 // Get returns the value of a key, as Client.Get does.
@@ -60,7 +66,7 @@ func (b *Bucket[T]) Put(ctx context.Context, key string, v T, ttl ...time.Durati
 	if err != nil {
 		return err
 	}
-	return b.c.put(ctx, b.cfg, key, data, ttl)
+	return b.c.kv.Put(ctx, b.cfg, key, data, ttl)
 }
 
 // Create sets a key that is not there, as Client.Create does.
@@ -69,29 +75,33 @@ func (b *Bucket[T]) Create(ctx context.Context, key string, v T, ttl ...time.Dur
 	if err != nil {
 		return err
 	}
-	return b.c.create(ctx, b.cfg, key, data, ttl)
+	return b.c.kv.Create(ctx, b.cfg, key, data, ttl)
 }
 
-// Delete takes a key away. One that is not there is no error.
+// Delete deletes a key. A missing key is no error.
 func (b *Bucket[T]) Delete(ctx context.Context, key string) error {
 	return b.c.Delete(ctx, b.cfg.Bucket, key)
 }
 
-// Keys returns the keys, sorted.
+// Keys returns the keys of the bucket, sorted.
 func (b *Bucket[T]) Keys(ctx context.Context) ([]string, error) {
 	return b.c.Keys(ctx, b.cfg.Bucket)
 }
 
-// modifyPause is the pause after somebody else was faster.
-var modifyPause = Backoff{Min: time.Millisecond, Max: 250 * time.Millisecond}
+// modifyPause is the pause after somebody else changed the key first.
+var modifyPause = backoff.Exp{Min: time.Millisecond, Max: 250 * time.Millisecond}
 
-// Modify replaces the value of a key by what f makes of it. When somebody else changes the key meanwhile, f is called again
-// with the new value, after a pause with jitter, until ctx ends; so f should do nothing else. A missing key, or bucket, is the
-// zero T. The key's own TTL is kept. An error of f ends Modify, is returned as it is, and nothing is written.
+// Modify replaces the value of a key by what f makes of it. A missing key, or bucket,
+// is the zero T. The key's own TTL is kept.
 //
-// ErrOutcomeUnknown says that what f made may be stored: it is not called again then.
+// If somebody else changes the key meanwhile, Modify calls f again with the new value,
+// after a pause with jitter, until ctx ends. So f should have no side effects. An error
+// of f ends Modify: nothing is written, and the error is returned as it is.
+//
+// ErrOutcomeUnknown says that the value of f may be stored. Modify then does not call f
+// again.
 func (b *Bucket[T]) Modify(ctx context.Context, key string, f func(T) (T, error)) error {
-	if err := validKey(b.cfg.Bucket, key); err != nil {
+	if err := b.c.kv.ValidKey(b.cfg.Bucket, key); err != nil {
 		return err
 	}
 	for n := 1; ; n++ {
@@ -99,21 +109,21 @@ func (b *Bucket[T]) Modify(ctx context.Context, key string, f func(T) (T, error)
 		if !lost {
 			return err
 		}
-		if ended := sleep(ctx, modifyPause.delay(n)); ended != nil {
+		if ended := modifyPause.Wait(ctx, n); ended != nil {
 			return fmt.Errorf("%w: %w", ended, err)
 		}
 	}
 }
 
-// modify tries once, and reports whether somebody was faster.
+// modify tries once, and reports whether somebody else changed the key first.
 func (b *Bucket[T]) modify(ctx context.Context, key string, f func(T) (T, error)) (lost bool, err error) {
-	last, err := b.c.keyAtLeader(ctx, b.cfg.Bucket, key)
+	last, err := b.c.kv.KeyAtLeader(ctx, b.cfg.Bucket, key)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return false, keyError(b.cfg.Bucket, key, err)
+		return false, kv.KeyError(b.cfg.Bucket, key, err)
 	}
 	var v T
-	if last.live() {
-		if v, err = b.decode(key, last.data); err != nil {
+	if last.Live() {
+		if v, err = b.decode(key, last.Data); err != nil {
 			return false, err
 		}
 	}
@@ -124,8 +134,8 @@ func (b *Bucket[T]) modify(ctx context.Context, key string, f func(T) (T, error)
 	if err != nil {
 		return false, err
 	}
-	err = b.c.writing(ctx, b.cfg, func() error {
-		_, err := b.c.replace(ctx, b.cfg.Bucket, key, data, last)
+	err = b.c.kv.Writing(ctx, b.cfg, func() error {
+		_, err := b.c.kv.Replace(ctx, b.cfg.Bucket, key, data, last)
 		return err
 	})
 	_, lost = errors.AsType[*RevisionError](err)
@@ -134,16 +144,21 @@ func (b *Bucket[T]) modify(ctx context.Context, key string, f func(T) (T, error)
 
 // Entry is a change of a key.
 type Entry[T any] struct {
-	Key      string
-	Value    T // zero unless Operation is jetstream.KeyValuePut
+	// Key is the key that was changed.
+	Key string
+	// Value is zero unless Operation is jetstream.KeyValuePut.
+	Value T
+	// Revision is the bucket's sequence of this change, for Client.Update.
 	Revision uint64
-	Created  time.Time
-	// Operation is jetstream.KeyValuePut, or one of the two that take a key away.
+	// Created is when the server stored the change.
+	Created time.Time
+	// Operation is jetstream.KeyValuePut, or KeyValueDelete or KeyValuePurge for a key
+	// that is gone.
 	Operation jetstream.KeyValueOp
 }
 
-// Watch iterates over the entries whose key matches keys, as Client.Watch does. A value that cannot be decoded comes with an
-// error and its key, and is not the end.
+// Watch iterates over the entries whose key matches keys, as Client.Watch does. A value
+// that cannot be decoded comes with its key and an error, and does not end the watch.
 func (b *Bucket[T]) Watch(ctx context.Context, keys string) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for e, err := range b.c.Watch(ctx, b.cfg.Bucket, keys) {
@@ -171,7 +186,8 @@ func (b *Bucket[T]) entry(e jetstream.KeyValueEntry) (Entry[T], error) {
 func (b *Bucket[T]) encode(key string, v T) ([]byte, error) {
 	data, err := b.codec.Marshal(v)
 	if err != nil {
-		return nil, fmt.Errorf("natty: value for key %q of bucket %q: encode %T: %w", key, b.cfg.Bucket, v, err)
+		return nil, fmt.Errorf("natty: value for key %q of bucket %q: encode %T: %w",
+			key, b.cfg.Bucket, v, err)
 	}
 	return data, nil
 }
@@ -179,7 +195,8 @@ func (b *Bucket[T]) encode(key string, v T) ([]byte, error) {
 func (b *Bucket[T]) decode(key string, data []byte) (T, error) {
 	var v T
 	if err := b.codec.Unmarshal(data, &v); err != nil {
-		return *new(T), fmt.Errorf("natty: value of key %q of bucket %q: decode as %T: %w", key, b.cfg.Bucket, v, err)
+		return *new(T), fmt.Errorf("natty: value of key %q of bucket %q: decode as %T: %w",
+			key, b.cfg.Bucket, v, err)
 	}
 	return v, nil
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,13 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
 func TestEnsureBucketMakesWhatNatsGoWouldMakeWithMarkers(t *testing.T) {
 	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
-	kv := bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", TTL: 30 * time.Second, Storage: jetstream.MemoryStorage})
+	c, ctx := testkit.OnServer(t), testkit.Ctx(t)
+	kv := testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", TTL: 30 * time.Second, Storage: jetstream.MemoryStorage})
 	assert.Equal(t, "b", kv.Bucket())
 	_, err := c.JetStream().CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: "theirs", TTL: 30 * time.Second, Storage: jetstream.MemoryStorage, LimitMarkerTTL: time.Minute,
@@ -34,16 +34,16 @@ func TestEnsureBucketMakesWhatNatsGoWouldMakeWithMarkers(t *testing.T) {
 
 func TestEnsureBucketChangesWhatIsSetAndLeavesTheRest(t *testing.T) {
 	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
+	c, ctx := testkit.OnServer(t), testkit.Ctx(t)
 	_, err := c.JetStream().CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: "b", Description: "theirs", MaxBytes: 1 << 20, History: 5, TTL: time.Hour, Metadata: map[string]string{"a": "1"},
 	})
 	require.NoError(t, err)
 	before := config(t, c, "b")
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b"})
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b"})
 	assert.Equal(t, before, config(t, c, "b"), "nothing is asked for")
 
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", History: 2, TTL: time.Second, Metadata: map[string]string{"b": "2"}})
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", History: 2, TTL: time.Second, Metadata: map[string]string{"b": "2"}})
 	after := config(t, c, "b")
 	assert.Equal(t, "theirs", after.Description)
 	assert.EqualValues(t, 1<<20, after.MaxBytes)
@@ -53,7 +53,7 @@ func TestEnsureBucketChangesWhatIsSetAndLeavesTheRest(t *testing.T) {
 	assert.Equal(t, "1", after.Metadata["a"])
 	assert.Equal(t, "2", after.Metadata["b"])
 	assert.False(t, after.AllowMsgTTL)
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", LimitMarkerTTL: 5 * time.Second, Compression: true, MaxValueSize: 100})
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", LimitMarkerTTL: 5 * time.Second, Compression: true, MaxValueSize: 100})
 	after = config(t, c, "b")
 	assert.True(t, after.AllowMsgTTL)
 	assert.Equal(t, 5*time.Second, after.SubjectDeleteMarkerTTL)
@@ -63,8 +63,8 @@ func TestEnsureBucketChangesWhatIsSetAndLeavesTheRest(t *testing.T) {
 
 func TestEnsureBucketRefusesWhatCannotBe(t *testing.T) {
 	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b"})
+	c, ctx := testkit.OnServer(t), testkit.Ctx(t)
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b"})
 	_, err := c.EnsureBucket(ctx, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage})
 	var drift *natty.DriftError
 	require.ErrorAs(t, err, &drift)
@@ -88,15 +88,15 @@ func TestEnsureBucketRefusesWhatCannotBe(t *testing.T) {
 func TestMoreReplicasThanServersIsAClearError(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	c := connect(t, natty.Config{Servers: []string{node.URL()}, Replicas: 3})
-	_, err := c.EnsureBucket(testCtx(t), jetstream.KeyValueConfig{Bucket: "b"})
+	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, Replicas: 3})
+	_, err := c.EnsureBucket(testkit.Ctx(t), jetstream.KeyValueConfig{Bucket: "b"})
 	wantConfigError(t, err, "Replicas", `"3"`, "more than there are servers")
-	wantConfigError(t, c.Put(testCtx(t), "b", "k", nil), "Replicas", `"3"`)
-	wantConfigError(t, c.Create(testCtx(t), "b", "k", nil, time.Second), "Replicas", `"3"`)
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", Replicas: 1})
+	wantConfigError(t, c.Put(testkit.Ctx(t), "b", "k", nil), "Replicas", `"3"`)
+	wantConfigError(t, c.Create(testkit.Ctx(t), "b", "k", nil, time.Second), "Replicas", `"3"`)
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b", Replicas: 1})
 
 	cluster := nattytest.Cluster(t)
-	c = connect(t, natty.Config{Servers: cluster.URLs()})
+	c = testkit.Connect(t, natty.Config{Servers: cluster.URLs()})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = c.EnsureBucket(ctx, jetstream.KeyValueConfig{Bucket: "b", Replicas: 5})
@@ -106,13 +106,13 @@ func TestMoreReplicasThanServersIsAClearError(t *testing.T) {
 func TestBucketsAreReplicatedAsConfigured(t *testing.T) {
 	t.Parallel()
 	cluster := nattytest.Cluster(t)
-	c := connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3})
-	require.NoError(t, c.Put(testCtx(t), "b", "k", nil))
+	c := testkit.Connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3})
+	require.NoError(t, c.Put(testkit.Ctx(t), "b", "k", nil))
 	assert.Equal(t, 3, config(t, c, "b").Replicas)
 	b := typed[string](t, c, natty.BucketConfig{Bucket: "b2", Replicas: 1})
-	require.NoError(t, b.Put(testCtx(t), "k", "v"))
+	require.NoError(t, b.Put(testkit.Ctx(t), "k", "v"))
 	assert.Equal(t, 1, config(t, c, "b2").Replicas)
-	bucket(t, c, jetstream.KeyValueConfig{Bucket: "b2", Replicas: 3})
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b2", Replicas: 3})
 	assert.Equal(t, 3, config(t, c, "b2").Replicas)
 }
 
@@ -130,7 +130,7 @@ type user struct {
 
 func TestABucketHoldsTypedValues(t *testing.T) {
 	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
+	c, ctx := testkit.OnServer(t), testkit.Ctx(t)
 	b := typed[user](t, c, natty.BucketConfig{Bucket: "users", TTL: time.Hour})
 	_, err := b.Get(ctx, "ada")
 	require.ErrorIs(t, err, jetstream.ErrBucketNotFound)
@@ -141,7 +141,7 @@ func TestABucketHoldsTypedValues(t *testing.T) {
 	ada, err := b.Get(ctx, "ada")
 	require.NoError(t, err)
 	assert.Equal(t, user{"Ada", 36}, ada)
-	assert.JSONEq(t, `{"name":"Ada","age":36}`, string(lastMessage(t, c, "users", "ada").Data))
+	assert.JSONEq(t, `{"name":"Ada","age":36}`, string(testkit.LastMessage(t, c, "users", "ada").Data))
 	assert.Equal(t, time.Hour, config(t, c, "users").MaxAge)
 	keys, err := b.Keys(ctx)
 	require.NoError(t, err)
@@ -176,7 +176,7 @@ func TestABucketHoldsTypedValues(t *testing.T) {
 
 func TestABucketThatCannotBeIsRefused(t *testing.T) {
 	t.Parallel()
-	c := onServer(t)
+	c := testkit.OnServer(t)
 	for field, cfg := range map[string]natty.BucketConfig{
 		"bucket": {}, "TTL": {Bucket: "b", TTL: -1}, "Replicas": {Bucket: "b", Replicas: -1},
 	} {
@@ -191,19 +191,21 @@ func TestABucketThatCannotBeIsRefused(t *testing.T) {
 type bigEndian struct{}
 
 func (bigEndian) Marshal(v any) ([]byte, error) { return binary.Append(nil, binary.BigEndian, v) }
+
 func (bigEndian) Unmarshal(data []byte, v any) error {
 	_, err := binary.Decode(data, binary.BigEndian, v)
 	return err
 }
+
 func (bigEndian) ContentType() string { return "application/octet-stream" }
 
 func TestABucketUsesItsCodec(t *testing.T) {
 	t.Parallel()
-	c := onServer(t)
+	c := testkit.OnServer(t)
 	b := typed[uint32](t, c, natty.BucketConfig{Bucket: "b", Codec: bigEndian{}})
-	require.NoError(t, b.Put(testCtx(t), "k", 7))
-	assert.Equal(t, []byte{0, 0, 0, 7}, lastMessage(t, c, "b", "k").Data)
-	v, err := b.Get(testCtx(t), "k")
+	require.NoError(t, b.Put(testkit.Ctx(t), "k", 7))
+	assert.Equal(t, []byte{0, 0, 0, 7}, testkit.LastMessage(t, c, "b", "k").Data)
+	v, err := b.Get(testkit.Ctx(t), "k")
 	require.NoError(t, err)
 	assert.EqualValues(t, 7, v)
 }
@@ -212,20 +214,20 @@ func TestModifyLosesNoChange(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
 	const workers, each = 8, 25
-	race(workers, func(int) {
-		b := typed[int](t, connectTo(t, node.URL()), natty.BucketConfig{Bucket: "b"})
+	testkit.Race(workers, func(int) {
+		b := typed[int](t, testkit.ConnectTo(t, node.URL()), natty.BucketConfig{Bucket: "b"})
 		for range each {
-			assert.NoError(t, b.Modify(testCtx(t), "n", func(n int) (int, error) { return n + 1, nil }))
+			assert.NoError(t, b.Modify(testkit.Ctx(t), "n", func(n int) (int, error) { return n + 1, nil }))
 		}
 	})
-	n, err := typed[int](t, connectTo(t, node.URL()), natty.BucketConfig{Bucket: "b"}).Get(testCtx(t), "n")
+	n, err := typed[int](t, testkit.ConnectTo(t, node.URL()), natty.BucketConfig{Bucket: "b"}).Get(testkit.Ctx(t), "n")
 	require.NoError(t, err)
 	assert.Equal(t, workers*each, n)
 }
 
 func TestModifyKeepsTheTTLAndEndsWithAnError(t *testing.T) {
 	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
+	c, ctx := testkit.OnServer(t), testkit.Ctx(t)
 	b := typed[string](t, c, natty.BucketConfig{Bucket: "b"})
 	mine := errors.New("mine")
 	require.Equal(t, mine, b.Modify(ctx, "k", func(v string) (string, error) { return "x", mine }))
@@ -239,12 +241,12 @@ func TestModifyKeepsTheTTLAndEndsWithAnError(t *testing.T) {
 	v, err := b.Get(ctx, "k")
 	require.NoError(t, err)
 	assert.Equal(t, "ab", v)
-	assert.Equal(t, "60s", ttlOf(t, c, "b", "k"))
+	assert.Equal(t, "60s", testkit.TTLOf(t, c, "b", "k"))
 
 	require.NoError(t, b.Delete(ctx, "k"))
 	require.NoError(t, b.Modify(ctx, "k", func(v string) (string, error) { return v + "new", nil }))
-	assert.Equal(t, `"new"`, string(lastMessage(t, c, "b", "k").Data), "a key that is gone is the zero value")
-	assert.Empty(t, ttlOf(t, c, "b", "k"))
+	assert.Equal(t, `"new"`, string(testkit.LastMessage(t, c, "b", "k").Data), "a key that is gone is the zero value")
+	assert.Empty(t, testkit.TTLOf(t, c, "b", "k"))
 
 	// Somebody is always faster.
 	short, cancel := context.WithCancel(ctx)
@@ -261,148 +263,4 @@ func TestModifyKeepsTheTTLAndEndsWithAnError(t *testing.T) {
 	wantConfigError(t, b.Modify(ctx, "a b", nil), "key")
 	require.NoError(t, c.Put(ctx, "b", "k", []byte("{")))
 	require.ErrorContains(t, b.Modify(ctx, "k", nil), "decode")
-}
-
-// cached is a copy, and a look at whether it holds what is wanted.
-func cached[T any](t testing.TB, ctx context.Context, b *natty.Bucket[T]) *natty.Cache[T] { //nolint:revive // as testing does
-	t.Helper()
-	cache, err := b.Cached(ctx)
-	require.NoError(t, err)
-	return cache
-}
-
-func holds[T comparable](cache *natty.Cache[T], key string, want T) func() bool {
-	return func() bool {
-		v, ok := cache.Get(key)
-		return ok && v == want
-	}
-}
-
-func lacks[T any](cache *natty.Cache[T], key string) func() bool {
-	return func() bool {
-		_, ok := cache.Get(key)
-		return !ok
-	}
-}
-
-func TestACacheIsCompleteAndFollows(t *testing.T) {
-	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
-	b := typed[int](t, c, natty.BucketConfig{Bucket: "b"})
-	_, err := b.Cached(ctx)
-	require.ErrorIs(t, err, jetstream.ErrBucketNotFound)
-	for i := range 300 {
-		require.NoError(t, b.Put(ctx, fmt.Sprint(i), i))
-	}
-	require.NoError(t, b.Delete(ctx, "0"))
-	life, end := context.WithCancel(ctx)
-	defer end()
-	subscriptions := c.Conn().NumSubscriptions()
-	cache := cached(t, life, b)
-	for i := 1; i < 300; i++ {
-		require.True(t, holds(cache, fmt.Sprint(i), i)(), i)
-	}
-	require.True(t, lacks(cache, "0")())
-	assert.Less(t, cache.Age(), time.Second)
-
-	require.NoError(t, b.Put(ctx, "1", -1))
-	require.NoError(t, b.Delete(ctx, "2"))
-	require.NoError(t, b.Put(ctx, "3", 3, time.Second))
-	require.NoError(t, c.Put(ctx, "b", "4", []byte("{")))
-	eventually(t, holds(cache, "1", -1), "a change arrives")
-	eventually(t, lacks(cache, "2"), "a deletion arrives")
-	eventually(t, lacks(cache, "3"), "an expiry arrives")
-	eventually(t, lacks(cache, "4"), "what cannot be read is missing")
-	assert.Less(t, cache.Age(), 2*time.Second)
-
-	end()
-	eventually(t, func() bool { return c.Conn().NumSubscriptions() == subscriptions }, "it ends with ctx")
-	require.True(t, holds(cache, "1", -1)(), "and stays as it is")
-	age := cache.Age()
-	<-time.After(10 * time.Millisecond)
-	assert.Greater(t, cache.Age(), age)
-}
-
-func TestACacheSurvivesWhatHappensToItsServerAndItsBucket(t *testing.T) {
-	t.Parallel()
-	node := nattytest.Server(t)
-	c, ctx := connectTo(t, node.URL()), testCtx(t)
-	ensure(t, c, "STAYS", "stays")
-	b := typed[int](t, c, natty.BucketConfig{Bucket: "b"})
-	require.NoError(t, b.Put(ctx, "k", 1))
-	require.NoError(t, b.Put(ctx, "gone", 1))
-	cache := cached(t, ctx, b)
-	node.Stop()
-	require.True(t, holds(cache, "k", 1)(), "it is read without a server")
-	eventually(t, func() bool { return cache.Age() > 1500*time.Millisecond }, "its age tells")
-	require.NoError(t, node.Restart())
-	require.NoError(t, b.Put(ctx, "k", 2))
-	eventually(t, holds(cache, "k", 2), "it goes on")
-	eventually(t, func() bool { return cache.Age() < time.Second }, "it is young again")
-
-	require.NoError(t, c.DeleteBucket(ctx, "b"))
-	eventually(t, lacks(cache, "k"), "a dropped bucket is empty")
-	require.NoError(t, b.Put(ctx, "k", 3))
-	eventually(t, holds(cache, "k", 3), "it is filled again")
-	require.True(t, lacks(cache, "gone")())
-}
-
-func TestACacheEndsWithItsClient(t *testing.T) {
-	t.Parallel()
-	node := nattytest.Server(t)
-	c, err := natty.Connect(testCtx(t), natty.Config{Name: "test", Servers: []string{node.URL()}}, quiet)
-	require.NoError(t, err)
-	b := typed[int](t, c, natty.BucketConfig{Bucket: "b"})
-	require.NoError(t, b.Put(testCtx(t), "k", 1))
-	cache := cached(t, testCtx(t), b)
-	require.NoError(t, c.Close(testCtx(t)))
-	require.True(t, holds(cache, "k", 1)())
-	_, err = b.Cached(testCtx(t))
-	require.ErrorIs(t, err, natty.ErrClosed)
-}
-
-func TestACacheIsReadWhileItChanges(t *testing.T) {
-	t.Parallel()
-	c, ctx := onServer(t), testCtx(t)
-	b := typed[int](t, c, natty.BucketConfig{Bucket: "b"})
-	require.NoError(t, b.Put(ctx, "k", 0))
-	cache := cached(t, ctx, b)
-	var writing atomic.Bool
-	writing.Store(true)
-	race(5, func(i int) {
-		if i == 0 {
-			defer writing.Store(false)
-			for n := range 200 {
-				if err := b.Put(ctx, "k", n); err != nil {
-					t.Error(err)
-				}
-			}
-			return
-		}
-		for last := 0; writing.Load(); {
-			v, ok := cache.Get("k")
-			if !assert.True(t, ok) || !assert.GreaterOrEqual(t, v, last, "it never goes back") {
-				return
-			}
-			last = v
-		}
-	})
-}
-
-func BenchmarkCacheGet(b *testing.B) {
-	c := onServer(b)
-	users := typed[user](b, c, natty.BucketConfig{Bucket: "users"})
-	for i := range 1000 {
-		require.NoError(b, users.Put(testCtx(b), fmt.Sprint("user.", i), user{"Ada", i}))
-	}
-	cache := cached(b, b.Context(), users)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if v, ok := cache.Get("user.500"); !ok || v.Age != 500 {
-				b.Error("missing")
-				return
-			}
-		}
-	})
 }

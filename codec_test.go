@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
@@ -70,36 +71,36 @@ func permanent(err error) bool {
 
 func TestWhatIsPublishedTypedIsHandledTyped(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
 	orders, pointers, texts := make(chan codecOrder, 1), make(chan *codecOrder, 1), make(chan *string, 1)
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.order"}, Durable: "values"}, natty.JSON(func(ctx context.Context, o codecOrder) error {
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.order"}, Durable: "values"}, natty.JSON(func(ctx context.Context, o codecOrder) error {
 		d, ok := natty.DeliveryFrom(ctx)
 		assert.True(t, ok)
 		assert.Equal(t, 1, d.Attempt)
 		orders <- o
 		return nil
 	}))
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.order"}, Durable: "pointers"}, natty.JSON(func(_ context.Context, o *codecOrder) error {
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.order"}, Durable: "pointers"}, natty.JSON(func(_ context.Context, o *codecOrder) error {
 		pointers <- o
 		return nil
 	}))
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.text"}}, natty.Typed(text64{}, func(_ context.Context, s *string) error {
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.text"}}, natty.Typed(text64{}, func(_ context.Context, s *string) error {
 		texts <- s
 		return nil
 	}))
 
 	want := codecOrder{ID: 7, Name: "one book"}
-	require.NoError(t, natty.PublishJSON(testCtx(t), c, "s.order", want, jetstream.WithMsgID("7")))
-	require.NoError(t, natty.PublishTyped(testCtx(t), c, text64{}, "s.text", new("grüße")))
-	assert.Equal(t, want, receive(t, orders))
-	assert.Equal(t, &want, receive(t, pointers))
-	assert.Equal(t, "grüße", *receive(t, texts))
+	require.NoError(t, natty.PublishJSON(testkit.Ctx(t), c, "s.order", want, jetstream.WithMsgID("7")))
+	require.NoError(t, natty.PublishTyped(testkit.Ctx(t), c, text64{}, "s.text", new("grüße")))
+	assert.Equal(t, want, testkit.Receive(t, orders))
+	assert.Equal(t, &want, testkit.Receive(t, pointers))
+	assert.Equal(t, "grüße", *testkit.Receive(t, texts))
 
-	s, err := c.JetStream().Stream(testCtx(t), "S")
+	s, err := c.JetStream().Stream(testkit.Ctx(t), "S")
 	require.NoError(t, err)
 	for subject, contentType := range map[string]string{"s.order": "application/json", "s.text": "text/base64"} {
-		m, err := s.GetLastMsgForSubject(testCtx(t), subject)
+		m, err := s.GetLastMsgForSubject(testkit.Ctx(t), subject)
 		require.NoError(t, err)
 		assert.Equal(t, contentType, m.Header.Get("Content-Type"))
 	}
@@ -107,12 +108,12 @@ func TestWhatIsPublishedTypedIsHandledTyped(t *testing.T) {
 
 func TestWhatCannotBeDecodedIsADeadLetterWhoseReasonDoesNotQuoteIt(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
-	ensure(t, c, "DEAD", "dead.>")
-	report, errs := onError()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	testkit.Ensure(t, c, "DEAD", "dead.>")
+	report, errs := testkit.OnError()
 	handled := make(chan codecOrder, 10)
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead.s", OnError: report},
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead.s", OnError: report},
 		natty.JSON(func(_ context.Context, o codecOrder) error { handled <- o; return nil }))
 	want := map[string]string{
 		`{"id":"hunter2"}`: "the value before byte 15 is no int",
@@ -123,18 +124,18 @@ func TestWhatCannotBeDecodedIsADeadLetterWhoseReasonDoesNotQuoteIt(t *testing.T)
 		``:                 "it is not JSON at byte 0",
 	}
 	for data := range want {
-		require.NoError(t, c.Publish(testCtx(t), "s.a", []byte(data)))
+		require.NoError(t, c.Publish(testkit.Ctx(t), "s.a", []byte(data)))
 	}
-	require.NoError(t, natty.PublishJSON(testCtx(t), c, "s.a", codecOrder{ID: 1}))
-	assert.Equal(t, codecOrder{ID: 1}, receive(t, handled))
+	require.NoError(t, natty.PublishJSON(testkit.Ctx(t), c, "s.a", codecOrder{ID: 1}))
+	assert.Equal(t, codecOrder{ID: 1}, testkit.Receive(t, handled))
 	for range want {
-		err := receive(t, errs)
+		err := testkit.Receive(t, errs)
 		failed, ok := errors.AsType[*natty.HandlerError](err)
 		require.True(t, ok, err)
 		assert.True(t, failed.Final)
 		assert.NotContains(t, err.Error(), "hunter2")
 	}
-	all := letters(t, c, "dead.s")
+	all := testkit.Letters(t, c, "dead.s")
 	require.Len(t, all, len(want))
 	for _, l := range all {
 		assert.Equal(t, "cannot be decoded as application/json into natty_test.codecOrder: "+want[string(l.Data)], l.Reason)
@@ -178,8 +179,8 @@ func TestAnotherContentTypeIsRefusedAndNoneAccepted(t *testing.T) {
 
 func TestTheHandlersErrorIsTheVerdict(t *testing.T) {
 	t.Parallel()
-	h := natty.JSON(func(context.Context, int) error { return errHandler })
-	assert.Equal(t, errHandler, h(t.Context(), &nats.Msg{Data: []byte("1")}))
+	h := natty.JSON(func(context.Context, int) error { return testkit.ErrHandler })
+	assert.Equal(t, testkit.ErrHandler, h(t.Context(), &nats.Msg{Data: []byte("1")}))
 }
 
 // broken is a codec with a fault.
@@ -189,14 +190,14 @@ func (broken) Unmarshal([]byte, any) error { panic("no memory") }
 
 func TestACodecThatPanicsFailsAsAHandlerDoes(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
-	report, errs := onError()
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, OnError: report, Backoff: natty.Backoff{Min: time.Millisecond}},
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, OnError: report, Backoff: natty.Backoff{Min: time.Millisecond}},
 		natty.Typed(broken{}, func(context.Context, string) error { return nil }))
-	fill(t, c, "s.a", 1)
+	testkit.Fill(t, c, "s.a", 1)
 	for range 2 {
-		failed, ok := errors.AsType[*natty.HandlerError](receive(t, errs))
+		failed, ok := errors.AsType[*natty.HandlerError](testkit.Receive(t, errs))
 		require.True(t, ok)
 		assert.False(t, failed.Final)
 		assert.NotEmpty(t, failed.Stack)
@@ -205,14 +206,14 @@ func TestACodecThatPanicsFailsAsAHandlerDoes(t *testing.T) {
 
 func TestATypedHandlerOfNothingIsRefused(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	for _, h := range []natty.Handler{
 		natty.JSON[int](nil),
 		natty.Typed[int](text64{}, nil),
 		natty.Typed(nil, func(context.Context, int) error { return nil }),
 	} {
 		assert.Nil(t, h)
-		config, ok := errors.AsType[*natty.ConfigError](c.Process(testCtx(t), natty.ConsumerConfig{Subjects: []string{"s"}}, h))
+		config, ok := errors.AsType[*natty.ConfigError](c.Process(testkit.Ctx(t), natty.ConsumerConfig{Subjects: []string{"s"}}, h))
 		require.True(t, ok)
 		assert.Equal(t, "h", config.Field)
 	}
@@ -220,21 +221,21 @@ func TestATypedHandlerOfNothingIsRefused(t *testing.T) {
 
 func TestWhatCannotBeEncodedIsNotSent(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s.>")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s.>")
 	for want, err := range map[string]error{
-		`natty: publish to "s.a": encode a chan int: json: unsupported type: chan int`:                       natty.PublishJSON(testCtx(t), c, "s.a", make(chan int)),
-		`natty: publish to "s.a": encode a int: it says hunter2, which is no text`:                           natty.PublishTyped(testCtx(t), c, text64{}, "s.a", 1),
-		`natty: publish to "s.a": p: is nil; give a Client`:                                                  natty.PublishJSON(testCtx(t), nil, "s.a", 1),
-		`natty: publish to "s.a": codec: is nil; give one, or use PublishJSON`:                               natty.PublishTyped(testCtx(t), c, nil, "s.a", 1),
-		`natty: publish to "s.*": subject "s.*": holds a wildcard; publish to a subject that is spelled out`: natty.PublishJSON(testCtx(t), c, "s.*", 1),
+		`natty: publish to "s.a": encode a chan int: json: unsupported type: chan int`:                       natty.PublishJSON(testkit.Ctx(t), c, "s.a", make(chan int)),
+		`natty: publish to "s.a": encode a int: it says hunter2, which is no text`:                           natty.PublishTyped(testkit.Ctx(t), c, text64{}, "s.a", 1),
+		`natty: publish to "s.a": p: is nil; give a Client`:                                                  natty.PublishJSON(testkit.Ctx(t), nil, "s.a", 1),
+		`natty: publish to "s.a": codec: is nil; give one, or use PublishJSON`:                               natty.PublishTyped(testkit.Ctx(t), c, nil, "s.a", 1),
+		`natty: publish to "s.*": subject "s.*": holds a wildcard; publish to a subject that is spelled out`: natty.PublishJSON(testkit.Ctx(t), c, "s.*", 1),
 	} {
 		failed, ok := errors.AsType[*natty.PublishError](err)
 		require.True(t, ok, err)
 		assert.False(t, failed.Unknown)
 		require.EqualError(t, err, want)
 	}
-	info, err := s.Info(testCtx(t))
+	info, err := s.Info(testkit.Ctx(t))
 	require.NoError(t, err)
 	assert.Zero(t, info.State.Msgs)
 }
@@ -256,4 +257,50 @@ func FuzzJSONHandler(f *testing.F) {
 			t.Error("data was written to")
 		}
 	})
+}
+
+func TestJSONBatchIndexesAreThoseOfTheValues(t *testing.T) {
+	t.Parallel()
+	batch := []*nats.Msg{{Data: []byte("1")}, {Data: []byte("{")}, {Data: []byte("3")}, {Data: []byte("4")}}
+	var got []int
+	outcome := error(nil)
+	h := natty.JSONBatch(func(_ context.Context, vs []int) error { got = vs; return outcome })
+	verdicts := func() map[int]error {
+		var partial *natty.PartialError
+		require.ErrorAs(t, h(t.Context(), batch), &partial)
+		return partial.Errs
+	}
+	failed := verdicts()
+	assert.Equal(t, []int{1, 3, 4}, got)
+	assert.True(t, natty.IsPermanent(failed[1]), "what cannot be decoded")
+	for _, i := range []int{0, 2, 3} {
+		require.NoError(t, failed[i])
+	}
+
+	outcome = &natty.PartialError{Errs: map[int]error{1: natty.RetryAfter(time.Second, testkit.ErrHandler)}}
+	failed = verdicts()
+	wait, ok := natty.RetryDelay(failed[2])
+	assert.True(t, ok)
+	assert.Equal(t, time.Second, wait)
+	require.NoError(t, failed[0])
+	require.NoError(t, failed[3])
+
+	outcome = testkit.ErrHandler
+	failed = verdicts()
+	for _, i := range []int{0, 2, 3} {
+		require.ErrorIs(t, failed[i], testkit.ErrHandler)
+	}
+	outcome = &natty.PartialError{Errs: map[int]error{3: natty.Permanent(testkit.ErrHandler)}} // there are three values
+	failed = verdicts()
+	for _, i := range []int{0, 2, 3} {
+		require.ErrorContains(t, failed[i], "index 3")
+		assert.False(t, natty.IsPermanent(failed[i]))
+	}
+
+	outcome = nil
+	require.NoError(t, h(t.Context(), batch[:1]))
+	got = nil
+	require.Error(t, h(t.Context(), batch[1:2]))
+	assert.Nil(t, got, "there is nothing to handle")
+	assert.Nil(t, natty.JSONBatch[int](nil))
 }

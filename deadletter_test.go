@@ -1,64 +1,58 @@
 package natty_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
-// letters returns what is in a dead-letter subject.
-func letters(t testing.TB, c *natty.Client, subject string) []natty.DeadLetter {
-	t.Helper()
-	var all []natty.DeadLetter
-	for l, err := range c.DeadLetters(testCtx(t), subject) {
-		require.NoError(t, err)
-		all = append(all, l)
-	}
-	return all
-}
-
 func TestWhatIsGivenUpIsCopiedBeforeItIsTakenOff(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowMsgTTL: true, AllowRollup: true})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowMsgTTL: true, AllowRollup: true})
 	require.NoError(t, err)
-	ensure(t, c, "DEAD", "dead.>")
-	report, errs := onError()
-	var tries tally
-	process(t, c, natty.ConsumerConfig{
+	testkit.Ensure(t, c, "DEAD", "dead.>")
+	report, errs := testkit.OnError()
+	var tries testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{
 		Subjects: []string{"s.>"}, MaxDeliver: 3, DeadLetter: "dead.s", OnError: report, Backoff: natty.Backoff{Min: time.Millisecond},
 	}, func(ctx context.Context, msg *nats.Msg) error {
-		tries.add(msg)
+		tries.Add(msg)
 		d, _ := natty.DeliveryFrom(ctx)
 		assert.Equal(t, d.Attempt >= 3, d.Last)
 		if string(msg.Data) == "hopeless" {
-			return natty.Permanent(fmt.Errorf("no such\ncustomer: %w", errHandler))
+			return natty.Permanent(fmt.Errorf("no such\ncustomer: %w", testkit.ErrHandler))
 		}
-		return errHandler
+		return testkit.ErrHandler
 	})
-	_, err = c.PublishMsg(testCtx(t), &nats.Msg{Subject: "s.a", Data: []byte("unlucky"), Header: nats.Header{
+	_, err = c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: []byte("unlucky"), Header: nats.Header{
 		"Trace": {"1", "2"}, "Nats-TTL": {"1h"}, "Nats-Rollup": {"sub"}, "Nats-Msg-Id": {"mine"},
 	}})
 	require.NoError(t, err)
-	require.NoError(t, c.Publish(testCtx(t), "s.b", []byte("hopeless")))
-	eventually(t, func() bool { return tries.distinct() == 2 && tries.repeats() == 2 }, "both are tried")
-	eventually(t, settled(c, "S", "test_s-all"), "and given up")
-	assert.Equal(t, map[string]int{"unlucky": 3, "hopeless": 1}, tries.n)
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.b", []byte("hopeless")))
+	testkit.Eventually(t, func() bool { return tries.Distinct() == 2 && tries.Repeats() == 2 }, "both are tried")
+	testkit.Eventually(t, testkit.Settled(c, "S", "test_s-all"), "and given up")
+	assert.Equal(t, map[string]int{"unlucky": 3, "hopeless": 1}, tries.Counts())
 
 	all := map[string]natty.DeadLetter{}
-	for _, l := range letters(t, c, "dead.>") {
+	for _, l := range testkit.Letters(t, c, "dead.>") {
 		all[string(l.Data)] = l
 	}
 	require.Len(t, all, 2)
@@ -69,9 +63,9 @@ func TestWhatIsGivenUpIsCopiedBeforeItIsTakenOff(t *testing.T) {
 	assert.Equal(t, "test_s-all", l.Durable)
 	assert.EqualValues(t, 1, l.Sequence)
 	assert.Equal(t, 3, l.Deliveries)
-	assert.Equal(t, errHandler.Error(), l.Reason)
-	assert.WithinDuration(t, time.Now(), l.Time, patience)
-	assert.Equal(t, "no such customer: "+errHandler.Error(), all["hopeless"].Reason)
+	assert.Equal(t, testkit.ErrHandler.Error(), l.Reason)
+	assert.WithinDuration(t, time.Now(), l.Time, testkit.Patience)
+	assert.Equal(t, "no such customer: "+testkit.ErrHandler.Error(), all["hopeless"].Reason)
 
 	final := 0
 	for len(errs) > 0 {
@@ -82,76 +76,76 @@ func TestWhatIsGivenUpIsCopiedBeforeItIsTakenOff(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 2, final)
-	info, err := s.Info(testCtx(t))
+	info, err := s.Info(testkit.Ctx(t))
 	require.NoError(t, err)
 	assert.EqualValues(t, 2, info.State.Msgs, "a limits stream keeps its messages")
 }
 
 func TestWhatCannotBeCopiedStaysOnTheConsumer(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	dead, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "DEAD", Subjects: []string{"dead"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	dead, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "DEAD", Subjects: []string{"dead"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
 	require.NoError(t, err)
-	report, errs := onError()
-	process(t, c, natty.ConsumerConfig{
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{
 		Subjects: []string{"s"}, DeadLetter: "dead", OnError: report, Backoff: natty.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
-	}, func(context.Context, *nats.Msg) error { return natty.Permanent(errHandler) })
-	fill(t, c, "s", 2)
-	for err := receive(t, errs); ; err = receive(t, errs) {
-		require.ErrorIs(t, err, errHandler)
+	}, func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Fill(t, c, "s", 2)
+	for err := testkit.Receive(t, errs); ; err = testkit.Receive(t, errs) {
+		require.ErrorIs(t, err, testkit.ErrHandler)
 		if errors.Is(err, natty.ErrStreamFull) {
 			break
 		}
 	}
-	unacked, waiting := ackPending(t, c, "S", "test_s")
+	unacked, waiting := testkit.AckPending(t, c, "S", "test_s")
 	assert.Equal(t, 1, unacked+waiting)
-	require.NoError(t, dead.Purge(testCtx(t)))
-	eventually(t, settled(c, "S", "test_s"), "there is room now")
-	assert.Len(t, letters(t, c, "dead"), 1)
+	require.NoError(t, dead.Purge(testkit.Ctx(t)))
+	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "there is room now")
+	assert.Len(t, testkit.Letters(t, c, "dead"), 1)
 }
 
 func TestMessageTooLargeForItsLetterStaysAndIsReported(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
-	report, errs := onError()
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead", OnError: report, Backoff: natty.Backoff{Min: time.Hour}},
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead", OnError: report, Backoff: natty.Backoff{Min: time.Hour}},
 		func(context.Context, *nats.Msg) error {
 			return natty.Permanent(errors.New(strings.Repeat("x", 10_000)))
 		})
 	big := bytes.Repeat([]byte("x"), int(c.Conn().MaxPayload())-100)
-	require.NoError(t, c.Publish(testCtx(t), "s", big))
-	require.ErrorIs(t, receive(t, errs), natty.ErrTooLarge)
-	require.NoError(t, c.Publish(testCtx(t), "s", big[:len(big)-2000])) // the reason is cut to fit a header
-	eventually(t, func() bool { return len(letters(t, c, "dead")) == 1 }, "the smaller one is copied")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", big))
+	require.ErrorIs(t, testkit.Receive(t, errs), natty.ErrTooLarge)
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", big[:len(big)-2000])) // the reason is cut to fit a header
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "the smaller one is copied")
 }
 
 func TestHandBacksAloneNeverCondemnAMessage(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
-	fill(t, c, "s", 20)
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	testkit.Fill(t, c, "s", 20)
 	cfg := natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 3, DeadLetter: "dead", MaxPollRecords: 20}
 	for range 10 { // deploys, with the buffer full each time
 		begun, release := make(chan struct{}, 30), make(chan struct{})
-		stop := process(t, c, cfg, func(ctx context.Context, _ *nats.Msg) error {
+		stop := testkit.Process(t, c, cfg, func(ctx context.Context, _ *nats.Msg) error {
 			begun <- struct{}{}
 			<-release
 			return natty.RetryAfter(0, nil) // this one counts as a failure only when it is the last
 		})
-		receive(t, begun)
+		testkit.Receive(t, begun)
 		go func() { _ = stop() }()
-		eventually(t, func() bool { return only(c).State == natty.ConsumerStopping }, "it stops")
+		testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerStopping }, "it stops")
 		close(release)
 		require.NoError(t, stop())
 	}
-	var seen tally
-	process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
-	eventually(t, func() bool { return seen.distinct()+len(letters(t, c, "dead")) == 20 }, "nothing is lost")
-	for _, l := range letters(t, c, "dead") {
+	var seen testkit.Tally
+	testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, func() bool { return seen.Distinct()+len(testkit.Letters(t, c, "dead")) == 20 }, "nothing is lost")
+	for _, l := range testkit.Letters(t, c, "dead") {
 		assert.NotContains(t, l.Reason, "kill")
 	}
 }
@@ -160,9 +154,9 @@ func TestHandBacksAloneNeverCondemnAMessage(t *testing.T) {
 // that nobody says anything about; as if a process had died each time.
 func handBackBeyondTheLimit(t *testing.T, c *natty.Client, s jetstream.Stream) {
 	t.Helper()
-	cons, err := s.CreateConsumer(testCtx(t), jetstream.ConsumerConfig{Durable: "test_s", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "s", MaxDeliver: -1})
+	cons, err := s.CreateConsumer(testkit.Ctx(t), jetstream.ConsumerConfig{Durable: "test_s", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "s", MaxDeliver: -1})
 	require.NoError(t, err)
-	fill(t, c, "s", 1)
+	testkit.Fill(t, c, "s", 1)
 	for range 2*1 + 5 {
 		msg, err := cons.Next()
 		require.NoError(t, err)
@@ -173,127 +167,154 @@ func handBackBeyondTheLimit(t *testing.T, c *natty.Client, s jetstream.Stream) {
 func TestMessageBeyondTheLimitIsTriedOnceMore(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
-	c := connectTo(t, server.URL())
-	s := ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
+	c := testkit.ConnectTo(t, server.URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
 	handBackBeyondTheLimit(t, c, s)
 	cfg := natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", AckWait: 500 * time.Millisecond}
 	link := nattytest.Proxy(t, server.URL())
 	died := make(chan struct{})
-	process(t, connectTo(t, link.URL()), cfg, func(ctx context.Context, _ *nats.Msg) error {
+	testkit.Process(t, testkit.ConnectTo(t, link.URL()), cfg, func(ctx context.Context, _ *nats.Msg) error {
 		link.Refuse(true)
 		link.Cut()
 		close(died)
 		return nil // nobody hears it
 	})
-	receive(t, died)
-	var seen tally
-	process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
-	eventually(t, func() bool { return len(letters(t, c, "dead")) == 1 }, "it is given up")
-	assert.Contains(t, letters(t, c, "dead")[0].Reason, "delivered 8 times")
-	assert.Zero(t, seen.distinct())
+	testkit.Receive(t, died)
+	var seen testkit.Tally
+	testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "it is given up")
+	assert.Contains(t, testkit.Letters(t, c, "dead")[0].Reason, "delivered 8 times")
+	assert.Zero(t, seen.Distinct())
 }
 
 func TestMessageBeyondTheLimitIsHandledIfItIsInnocent(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	ensure(t, c, "DEAD", "dead")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
 	handBackBeyondTheLimit(t, c, s)
-	var seen tally
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead"},
-		func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
-	eventually(t, func() bool { return seen.distinct() == 1 }, "it is handled")
-	eventually(t, settled(c, "S", "test_s"), "and acknowledged")
-	assert.Empty(t, letters(t, c, "dead"))
+	var seen testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead"},
+		func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 1 }, "it is handled")
+	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "and acknowledged")
+	assert.Empty(t, testkit.Letters(t, c, "dead"))
 }
 
 func TestMessageBeyondTheLimitIsGivenUpUnseenWhereItsTrialCannotBeNoted(t *testing.T) {
 	t.Parallel()
-	server := restrict(t, "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.ACK.>", "dead")
-	root := login(t, server.URL(), "root")
-	s := ensure(t, root, "S", "s")
-	ensure(t, root, "DEAD", "dead")
+	server := testkit.Restrict(t, "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.ACK.>", "dead")
+	root := testkit.Login(t, server.URL(), "root")
+	s := testkit.Ensure(t, root, "S", "s")
+	testkit.Ensure(t, root, "DEAD", "dead")
 	handBackBeyondTheLimit(t, root, s)
-	report, errs := onError()
-	var seen tally
-	process(t, login(t, server.URL(), "app"), natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", OnError: report},
-		func(_ context.Context, msg *nats.Msg) error { seen.add(msg); return nil })
-	require.ErrorContains(t, receive(t, errs), "CONSUMER.CREATE")
-	eventually(t, func() bool { return len(letters(t, root, "dead")) == 1 }, "it is given up")
-	assert.Contains(t, letters(t, root, "dead")[0].Reason, "delivered 7 times")
-	assert.Zero(t, seen.distinct())
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	testkit.Process(t, testkit.Login(t, server.URL(), "app"), natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", OnError: report},
+		func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	require.ErrorContains(t, testkit.Receive(t, errs), "CONSUMER.CREATE")
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, root, "dead")) == 1 }, "it is given up")
+	assert.Contains(t, testkit.Letters(t, root, "dead")[0].Reason, "delivered 7 times")
+	assert.Zero(t, seen.Distinct())
 }
 
 func TestRedrivenLetterGoesToTheDurableThatFailedAlone(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
-	ensure(t, c, "DEAD", "dead.>")
-	var broken, other tally
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	testkit.Ensure(t, c, "DEAD", "dead.>")
+	var broken, other testkit.Tally
 	fixed := make(chan struct{})
 	handled := make(chan string, 10)
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "broken", DeadLetter: "dead.s"},
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "broken", DeadLetter: "dead.s"},
 		func(_ context.Context, msg *nats.Msg) error {
-			broken.add(msg)
+			broken.Add(msg)
 			select {
 			case <-fixed:
 				handled <- string(msg.Data) + msg.Header.Get("Trace")
 				return nil
 			default:
-				return natty.Permanent(errHandler)
+				return natty.Permanent(testkit.ErrHandler)
 			}
 		})
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "other"},
-		func(_ context.Context, msg *nats.Msg) error { other.add(msg); return nil })
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "other"},
+		func(_ context.Context, msg *nats.Msg) error { other.Add(msg); return nil })
 	for i := range 3 {
-		_, err := c.PublishMsg(testCtx(t), &nats.Msg{Subject: "s.a", Data: fmt.Append(nil, i), Header: nats.Header{"Trace": {"x"}}})
+		_, err := c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: fmt.Append(nil, i), Header: nats.Header{"Trace": {"x"}}})
 		require.NoError(t, err)
 	}
-	eventually(t, func() bool { return len(letters(t, c, "dead.>")) == 3 }, "all are given up")
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead.>")) == 3 }, "all are given up")
 	close(fixed)
-	n, err := c.Redrive(testCtx(t), "dead.s", func(l natty.DeadLetter) bool { return string(l.Data) != "1" })
+	n, err := c.Redrive(testkit.Ctx(t), "dead.s", func(l natty.DeadLetter) bool { return string(l.Data) != "1" })
 	require.NoError(t, err)
 	assert.Equal(t, 2, n)
-	assert.ElementsMatch(t, []string{"0x", "2x"}, []string{receive(t, handled), receive(t, handled)})
-	eventually(t, settled(c, "S", "other"), "the other one acknowledges them")
-	assert.Equal(t, 3, other.distinct())
-	assert.Zero(t, other.repeats(), "and skips them")
-	left := letters(t, c, "dead.>")
+	assert.ElementsMatch(t, []string{"0x", "2x"}, []string{testkit.Receive(t, handled), testkit.Receive(t, handled)})
+	testkit.Eventually(t, testkit.Settled(c, "S", "other"), "the other one acknowledges them")
+	assert.Equal(t, 3, other.Distinct())
+	assert.Zero(t, other.Repeats(), "and skips them")
+	left := testkit.Letters(t, c, "dead.>")
 	require.Len(t, left, 1)
 	assert.Equal(t, "1", string(left[0].Data))
 }
 
+// As if the process died between the two.
+func TestLetterThatCannotBeDeletedIsRedrivenFirstAndOnce(t *testing.T) {
+	t.Parallel()
+	c, root, _ := denied(t, server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.MSG.DELETE.>"}}})
+	s := testkit.Ensure(t, root, "S", "s.>") // has one message
+	testkit.Ensure(t, root, "DEAD", "dead")
+	stop := testkit.Process(t, root, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead"},
+		func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, root, "dead")) == 1 }, "it is given up")
+	require.NoError(t, stop())
+
+	_, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	require.ErrorContains(t, err, "it was put back, and is still among the dead letters")
+	assert.EqualValues(t, 2, testkit.Stored(t, s), "it is published before its letter is deleted")
+	assert.Len(t, testkit.Letters(t, root, "dead"), 1)
+
+	n, err := root.Redrive(testkit.Ctx(t), "dead", nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	assert.EqualValues(t, 2, testkit.Stored(t, s), "it has an id, so it is not stored a second time")
+	assert.Empty(t, testkit.Letters(t, root, "dead"))
+}
+
 func TestRedriveRefusesToPushOutNewerMessages(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxMsgsPerSubject: 1})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxMsgsPerSubject: 1})
 	require.NoError(t, err)
-	ensure(t, c, "DEAD", "dead")
-	stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead"},
-		func(context.Context, *nats.Msg) error { return natty.Permanent(errHandler) })
-	fill(t, c, "s.a", 1)
-	eventually(t, func() bool { return len(letters(t, c, "dead")) == 1 }, "it is given up")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead"},
+		func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Fill(t, c, "s.a", 1)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "it is given up")
 	require.NoError(t, stop())
-	require.NoError(t, c.Publish(testCtx(t), "s.a", []byte("newer")))
-	n, err := c.Redrive(testCtx(t), "dead", nil)
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.a", []byte("newer")))
+	n, err := c.Redrive(testkit.Ctx(t), "dead", nil)
 	require.ErrorIs(t, err, natty.ErrStreamFull)
 	assert.Contains(t, err.Error(), "max_msgs_per_subject")
 	assert.Zero(t, n)
-	msg, err := s.GetLastMsgForSubject(testCtx(t), "s.a")
+	msg, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s.a")
 	require.NoError(t, err)
 	assert.Equal(t, "newer", string(msg.Data))
-	assert.Len(t, letters(t, c, "dead"), 1, "the letter stays")
+	assert.Len(t, testkit.Letters(t, c, "dead"), 1, "the letter stays")
 
-	require.NoError(t, c.Publish(testCtx(t), "dead", []byte("not natty's")))
-	_, err = c.Redrive(testCtx(t), "dead", func(l natty.DeadLetter) bool { return l.Reason == "" })
+	require.NoError(t, c.Publish(testkit.Ctx(t), "dead", []byte("not natty's")))
+	_, err = c.Redrive(testkit.Ctx(t), "dead", func(l natty.DeadLetter) bool { return l.Reason == "" })
 	require.ErrorContains(t, err, "no dead letter of natty's")
 }
 
 func TestDeadLetterThatCannotWorkIsRefusedAtStart(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "I", Subjects: []string{"i.>"}, Retention: jetstream.InterestPolicy})
+	require.NoError(t, err)
+	_, err = c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "N", Subjects: []string{"n"}, NoAck: true})
+	require.NoError(t, err)
 	for name, tc := range map[string]struct {
 		cfg  natty.ConsumerConfig
 		want []string
@@ -303,11 +324,13 @@ func TestDeadLetterThatCannotWorkIsRefusedAtStart(t *testing.T) {
 		"a wildcard":            {natty.ConsumerConfig{Subjects: []string{"s.a"}, DeadLetter: "s.*"}, []string{"dead_letter", "wildcard"}},
 		"received by itself":    {natty.ConsumerConfig{Subjects: []string{"s.*"}, DeadLetter: "s.dead"}, []string{"dead_letter", `"s.dead"`, `"s.*"`}},
 		"whole stream":          {natty.ConsumerConfig{Stream: "S", Durable: "w", DeadLetter: "s.dead"}, []string{"dead_letter", "itself"}},
+		"not kept":              {natty.ConsumerConfig{Subjects: []string{"i.a"}, DeadLetter: "i.dead"}, []string{"dead_letter", `Interest stream "I"`}},
+		"not acknowledged":      {natty.ConsumerConfig{Subjects: []string{"s.a"}, DeadLetter: "n"}, []string{"dead_letter", "no_ack"}},
 		"negative limit":        {natty.ConsumerConfig{Subjects: []string{"s.a"}, MaxDeliver: -1, DeadLetter: "s.dead"}, []string{"max_deliver", "-1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			err := c.Process(testCtx(t), tc.cfg, func(context.Context, *nats.Msg) error { return nil })
+			err := c.Process(testkit.Ctx(t), tc.cfg, func(context.Context, *nats.Msg) error { return nil })
 			var bad *natty.ConfigError
 			require.ErrorAs(t, err, &bad)
 			for _, want := range tc.want {
@@ -315,21 +338,330 @@ func TestDeadLetterThatCannotWorkIsRefusedAtStart(t *testing.T) {
 			}
 		})
 	}
-	for _, err := range c.DeadLetters(testCtx(t), "nowhere") {
+	for _, err := range c.DeadLetters(testkit.Ctx(t), "nowhere") {
 		require.ErrorIs(t, err, natty.ErrNoStream)
 	}
 }
 
 func TestHandlerTimeoutEndsTheHandlersCtx(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	fill(t, c, "s", 1)
-	report, errs := onError()
-	process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, HandlerTimeout: 20 * time.Millisecond, OnError: report},
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Fill(t, c, "s", 1)
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, HandlerTimeout: 20 * time.Millisecond, OnError: report},
 		func(ctx context.Context, _ *nats.Msg) error {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		})
-	assert.ErrorContains(t, receive(t, errs), "handler timeout")
+	assert.ErrorContains(t, testkit.Receive(t, errs), "handler timeout")
+}
+
+func TestRedriveForADurableThatIsGoneIsRefused(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Retention: jetstream.WorkQueuePolicy})
+	require.NoError(t, err)
+	testkit.Ensure(t, c, "DEAD", "dead")
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, Durable: "v1", DeadLetter: "dead"},
+		func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Fill(t, c, "s", 1)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "it is given up")
+	require.NoError(t, stop())
+	require.NoError(t, c.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "v1"))
+	n, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
+	require.ErrorContains(t, err, `durable "v1"`)
+	assert.Zero(t, n)
+	assert.Len(t, testkit.Letters(t, c, "dead"), 1)
+}
+
+func TestRedrivenMessageIsWhatItsPublisherSent(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	testkit.Ensure(t, c, "T", "t.>")
+	testkit.Ensure(t, c, "DEAD", "dead.>")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.first", nil)) // so that sequences differ from counts
+	published := nats.Header{"Trace": {"x"}, "Nats-Msg-Id": {"order-1"}, "Nats-Mine": {"y"}}
+	_, err := c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: []byte("a"), Header: published})
+	require.NoError(t, err)
+	deliveries, arrived := make(chan natty.Delivery, 10), make(chan natty.Delivery, 10)
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.a"}, Durable: "d", DeadLetter: "dead.s"},
+		func(ctx context.Context, msg *nats.Msg) error {
+			d, _ := natty.DeliveryFrom(ctx)
+			deliveries <- d
+			if d.Redrives < 2 {
+				return natty.Permanent(testkit.ErrHandler)
+			}
+			own, _ := natty.ClientFrom(ctx)
+			_, err := own.PublishMsg(ctx, &nats.Msg{Subject: "t.next", Header: msg.Header})
+			return err
+		})
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"t.>"}}, func(ctx context.Context, _ *nats.Msg) error {
+		d, _ := natty.DeliveryFrom(ctx)
+		arrived <- d
+		return nil
+	})
+	for redrives := range 3 {
+		d := testkit.Receive(t, deliveries)
+		assert.Equal(t, "s.a", d.Subject)
+		assert.Equal(t, published, d.Header)
+		assert.Equal(t, "order-1", d.MsgID)
+		assert.Equal(t, redrives, d.Redrives)
+		assert.EqualValues(t, 2+redrives, d.Sequence)
+		if redrives == 2 {
+			break
+		}
+		testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead.s")) == 1 }, "it is dead-lettered")
+		l := testkit.Letters(t, c, "dead.s")[0]
+		assert.EqualValues(t, 2, l.Sequence, "where it failed first")
+		assert.Equal(t, redrives, l.Redrives)
+		assert.Equal(t, published, l.Header)
+		n, err := c.Redrive(testkit.Ctx(t), "dead.s", nil)
+		require.NoError(t, err)
+		assert.Equal(t, 1, n)
+	}
+	assert.Equal(t, "order-1", testkit.Receive(t, arrived).MsgID, "it is handled at the next stage too")
+}
+
+func TestLetterThatItsDurableWouldNotReceiveStays(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.eu.>", "s.us.>", "old")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Stream: "S", Durable: "d", DeadLetter: "dead"},
+		func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	for _, subject := range []string{"s.eu.1", "old", "s.us.1"} {
+		require.NoError(t, c.Publish(testkit.Ctx(t), subject, []byte(subject)))
+	}
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 3 }, "all are dead-lettered")
+	require.NoError(t, stop())
+	_, err := c.JetStream().UpdateConsumer(testkit.Ctx(t), "S", jetstream.ConsumerConfig{
+		Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, FilterSubjects: []string{"s.us.>", "old"}, MaxDeliver: -1,
+	})
+	require.NoError(t, err)
+	_, err = c.JetStream().UpdateStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	require.NoError(t, err)
+	testkit.Ensure(t, c, "OTHER", "old")
+
+	n, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	assert.Equal(t, 1, n, "the others do not hold it up")
+	require.ErrorContains(t, err, `does not receive "s.eu.1"`)
+	require.ErrorContains(t, err, `stream "S", where it comes from, does not store "old"`)
+	left := testkit.Letters(t, c, "dead")
+	require.Len(t, left, 2)
+	assert.Equal(t, "s.eu.1", left[0].Subject)
+	assert.Equal(t, "old", left[1].Subject)
+}
+
+func TestForgedLetterDoesNotBorrowTheRightsOfTheRedriver(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "OTHER", "other")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	require.NoError(t, c.Put(testkit.Ctx(t), "b", "seen", []byte("x")))
+	for stream, durable := range map[string]string{"S": "test_s", "KV_b": "audit"} {
+		_, err := c.JetStream().CreateConsumer(testkit.Ctx(t), stream, jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy})
+		require.NoError(t, err)
+	}
+	forged := func(stream, durable, subject string, more ...string) {
+		h := nats.Header{"Natty-Stream": {stream}, "Natty-Durable": {durable}, "Natty-Subject": {subject}}
+		for _, name := range more {
+			h[name] = []string{"all"}
+		}
+		_, err := c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "dead", Header: h, Data: []byte("forged")})
+		require.NoError(t, err)
+	}
+	long := strings.Repeat("a", 5000)
+	forged("KV_b", "audit", "$KV.b.k")
+	forged("S", "test_s", "$JS.API.STREAM.DELETE.S")
+	forged("S", "test_s", "other")
+	forged("S", "test_s", long)
+	forged(long, "test_s", "s")
+	forged("S", long, "s")
+	forged("S.test_s", ">", "s")
+	forged("S", "test_s", "s", "Natty-Original-Rollup") // this one might be natty's
+	closed := c.Conn().Stats().Reconnects
+	n, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	require.Error(t, err)
+	assert.Equal(t, 1, n)
+	assert.Less(t, len(err.Error()), 5000)
+	assert.Len(t, testkit.Letters(t, c, "dead"), 7)
+	assert.Equal(t, closed, c.Conn().Stats().Reconnects)
+	_, err = c.Get(testkit.Ctx(t), "b", "k")
+	require.ErrorIs(t, err, jetstream.ErrKeyNotFound)
+	for name, want := range map[string]uint64{"S": 1, "OTHER": 0} {
+		s, err := c.JetStream().Stream(testkit.Ctx(t), name)
+		require.NoError(t, err)
+		assert.Equal(t, want, testkit.Stored(t, s), name)
+	}
+}
+
+func TestLetterThatCannotBeReadDoesNotHideTheOthers(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	rawPublish(t, server.URL(), "dead", "NATS/1.0\r\nno header\r\n\r\n", "x")
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead"},
+		func(ctx context.Context, _ *nats.Msg) error {
+			if d, _ := natty.DeliveryFrom(ctx); d.Redrives > 0 {
+				return nil
+			}
+			return natty.Permanent(testkit.ErrHandler)
+		})
+	testkit.Fill(t, c, "s", 2)
+	read := func() (bodies []string, errs []error) {
+		for l, err := range c.DeadLetters(testkit.Ctx(t), "dead") {
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			bodies = append(bodies, string(l.Data))
+		}
+		return bodies, errs
+	}
+	testkit.Eventually(t, func() bool { bodies, _ := read(); return len(bodies) == 2 }, "the others are read")
+	_, errs := read()
+	require.Len(t, errs, 1)
+	require.ErrorContains(t, errs[0], `letter 1 in stream "DEAD"`)
+	n, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	require.ErrorContains(t, err, `letter 1 in stream "DEAD"`)
+	assert.Equal(t, 2, n)
+}
+
+func TestHeaderThatCannotBeSentDoesNotKeepALetterFromBeingStored(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	rawPublish(t, server.URL(), "s", "NATS/1.0\r\nX Trace: 1\r\n\r\n", "x")
+	headers := make(chan nats.Header, 10)
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead"},
+		func(ctx context.Context, msg *nats.Msg) error {
+			headers <- msg.Header
+			if d, _ := natty.DeliveryFrom(ctx); d.Redrives > 0 {
+				return nil
+			}
+			return natty.Permanent(testkit.ErrHandler)
+		})
+	want := nats.Header{"X Trace": {"1"}}
+	assert.Equal(t, want, testkit.Receive(t, headers))
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "it is stored")
+	assert.Equal(t, want, testkit.Letters(t, c, "dead")[0].Header)
+	_, err := c.Redrive(testkit.Ctx(t), "dead", nil)
+	require.NoError(t, err)
+	assert.Equal(t, want, testkit.Receive(t, headers))
+}
+
+// rawPublish publishes headers that nats.go does not send.
+func rawPublish(t *testing.T, url, subject, header, data string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
+		subject, len(header), len(header)+len(data), header, data)
+	require.NoError(t, err)
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() && lines.Text() != "PONG" {
+		require.NotContains(t, lines.Text(), "-ERR")
+	}
+}
+
+func TestMessageThatTheHandlerAcknowledgedIsNotDeadLettered(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, DeadLetter: "dead", OnError: report},
+		func(_ context.Context, msg *nats.Msg) error {
+			if err := msg.Ack(); err != nil {
+				return err
+			}
+			return natty.Permanent(testkit.ErrHandler)
+		})
+	testkit.Fill(t, c, "s", 1)
+	require.ErrorIs(t, testkit.Receive(t, errs), testkit.ErrHandler)
+	assert.Empty(t, testkit.Letters(t, c, "dead"))
+}
+
+func TestMessageThatItsHandlerReturnsIsNotCondemned(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	testkit.Ensure(t, c, "DEAD", "dead")
+	calls := make(chan struct{}, 1000)
+	// Each of these instances sees some of the deliveries only.
+	for range 4 {
+		testkit.Process(t, testkit.ConnectTo(t, c.Conn().ConnectedUrl()), natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead"},
+			func(_ context.Context, msg *nats.Msg) error {
+				calls <- struct{}{}
+				return msg.NakWithDelay(5 * time.Millisecond)
+			})
+	}
+	testkit.Fill(t, c, "s", 1)
+	for range 60 {
+		testkit.Receive(t, calls)
+	}
+	assert.Empty(t, testkit.Letters(t, c, "dead"))
+}
+
+func TestReasonIsKeptHoweverLongItsLetterCannotBeStored(t *testing.T) {
+	t.Parallel()
+	for _, exclusive := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exclusive %v", exclusive), func(t *testing.T) {
+			t.Parallel()
+			c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+			testkit.Ensure(t, c, "S", "s")
+			dead, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "DEAD", Subjects: []string{"dead"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
+			require.NoError(t, err)
+			require.NoError(t, c.Publish(testkit.Ctx(t), "dead", nil)) // it is full
+			report, errs := testkit.OnError()
+			var calls atomic.Int64
+			testkit.Process(t, c, natty.ConsumerConfig{
+				Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead", OnError: report, Exclusive: exclusive,
+				Backoff: natty.Backoff{Min: time.Millisecond, Max: time.Millisecond},
+			}, func(context.Context, *nats.Msg) error { return fmt.Errorf("failure %d", calls.Add(1)) })
+			testkit.Fill(t, c, "s", 1)
+			for range 20 {
+				require.ErrorIs(t, testkit.Receive(t, errs), natty.ErrStreamFull)
+			}
+			require.NoError(t, dead.Purge(testkit.Ctx(t)))
+			testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "there is room now")
+			assert.Equal(t, fmt.Sprint("failure ", calls.Load()), testkit.Letters(t, c, "dead")[0].Reason, "the latest")
+			assert.GreaterOrEqual(t, calls.Load(), int64(20), "it ran again after each pause")
+		})
+	}
+}
+
+func TestLetterThatAnInterestStreamWouldNotKeepStaysOnTheConsumer(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	dead, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "DEAD", Subjects: []string{"dead"}, Retention: jetstream.InterestPolicy})
+	require.NoError(t, err)
+	reader := jetstream.ConsumerConfig{Durable: "reader", AckPolicy: jetstream.AckExplicitPolicy}
+	_, err = dead.CreateConsumer(testkit.Ctx(t), reader)
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	testkit.Process(t, c, natty.ConsumerConfig{
+		Subjects: []string{"s"}, DeadLetter: "dead", OnError: report, Backoff: natty.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
+	}, func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Fill(t, c, "s", 1)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "it is kept for the reader")
+	_ = testkit.Receive(t, errs)
+	require.NoError(t, dead.DeleteConsumer(testkit.Ctx(t), "reader"))
+	testkit.Fill(t, c, "s", 1)
+	require.ErrorContains(t, testkit.Receive(t, errs), "Interest stream")
+	unacked, waiting := testkit.AckPending(t, c, "S", "test_s")
+	assert.Equal(t, 1, unacked+waiting)
+	_, err = dead.CreateConsumer(testkit.Ctx(t), reader)
+	require.NoError(t, err)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "somebody reads again")
 }

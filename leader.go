@@ -5,70 +5,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/relistan/go-director"
+
+	"github.com/natty-go/natty/internal/callback"
+	"github.com/natty-go/natty/internal/incident"
+	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/lease"
 )
 
 // AsLeaderConfig says what to be the leader of.
 type AsLeaderConfig struct {
-	// Looper says how often AsLeader runs its function. Default: again and again, without a pause. Lead has no use for it.
+	// Looper says how often AsLeader runs its function. Default: again and again,
+	// without a pause. Lead does not use it.
 	Looper director.Looper
-	// Bucket holds the election, and others; it is made if it is missing. Key is what this one is about. NodeName is what
-	// the key says while this process leads, for people to read: two processes of one name are two.
-	Bucket, Key, NodeName string
-	// Description of the bucket, if it is made.
+	// Bucket holds this election, and maybe others. It is made if it is missing.
+	Bucket string
+	// Key names the election.
+	Key string
+	// NodeName is the value of the key while this process leads. It is for people to
+	// read: two processes with the same name are two candidates.
+	NodeName string
+	// Description is the description of a new bucket.
 	Description string
-	// BucketTTL is how long the leadership of a process lasts that has died: whole seconds, at least 1s. Default 10s. All
-	// elections of a bucket have the same.
+	// BucketTTL is how long the leadership survives the leader's crash: whole seconds,
+	// at least 1s. Default 10s. All elections of a bucket have the same.
 	BucketTTL time.Duration
-	// ReplicaCount of the bucket, if it is made. Default Config.Replicas.
+	// ReplicaCount is the number of copies of a new bucket. Default Config.Replicas.
 	ReplicaCount int
 }
 
 const defaultLeaseTTL = 10 * time.Second
 
-// termSuffix makes the name of the key that fences the writes of a term.
-const termSuffix = "._term"
-
-func (cfg AsLeaderConfig) validate() error {
-	if err := validLease(cfg.Bucket, cfg.Key, "NodeName", cfg.NodeName); err != nil {
+func (cfg AsLeaderConfig) validate(c *Client) error {
+	if err := c.validLease(cfg.Bucket, cfg.Key, "NodeName", cfg.NodeName); err != nil {
 		return err
 	}
 	return validLeaseTTL("BucketTTL", cfg.BucketTTL)
 }
 
-// Lead waits to become the leader, and calls f while it is. At most one process leads, of all that use the same bucket and key.
+// Lead waits to become the leader, and calls f while it leads. Of all processes that
+// use the same bucket and key, at most one leads.
 //
-// f's ctx ends when ctx does, and when the leadership can no longer be trusted: a fifth of the TTL before another one can
-// follow, counted from when the last successful renewal was sent. Then f has to return; Lead waits for it, stands by again,
-// and calls f again in its next term. Work that must not be done twice is to heed its ctx, or to be written with Term.Put, which
-// the server refuses once there is another leader: that holds for a process too that was paused and knows nothing yet.
+// The ctx of f ends when ctx does, and when the leadership can no longer be trusted: a
+// fifth of the TTL before another leader can follow, counted from when the last
+// successful renewal was sent. Then f must return. Lead waits for it, stands by again,
+// and calls f again in its next term. For work that must not be done twice, heed the
+// ctx of f, or write with Term.Put: once there is another leader the server refuses the
+// write, even if this process was paused and does not know yet.
 //
-// Lead returns when f returns by itself, with its error; when f panics, with the panic as an error; when ctx ends or the
-// Client is closed, with nil, after f has returned; and at once with an error for a configuration that can never work. It
-// gives the leadership back before it returns, so that the next leader follows at once. A process that dies is followed after
-// BucketTTL.
+// Lead returns:
+//   - the error of f when f returns by itself, and an error when f panics
+//   - nil when ctx ends or the Client is closed, after f has returned
+//   - at once an error for a configuration that can never work
 //
-// While another one leads it asks the server nothing: it listens for the leader's renewals.
-func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) error {
+// Lead releases the leadership before it returns, so that the next leader follows at
+// once. After a crash the next leader follows within BucketTTL.
+//
+// A standby asks the server nothing: it listens for the leader's renewals.
+func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig,
+	f func(ctx context.Context, term *Term) error,
+) error {
+	return c.lead(ctx, cfg, f, func() {})
+}
+
+// lead is Lead. It calls known each time that it is known who leads, or that it cannot
+// be known at present.
+func (c *Client) lead(ctx context.Context, cfg AsLeaderConfig,
+	f func(ctx context.Context, term *Term) error, known func(),
+) error {
 	if f == nil {
-		return &ConfigError{Field: "f", Reason: "is nil; give a function to run as the leader"}
+		return invalid("f", "", "is nil; give a function to run as the leader", nil)
 	}
-	cfg.BucketTTL = cmp.Or(cfg.BucketTTL, defaultLeaseTTL)
-	if err := cfg.validate(); err != nil {
+	cfg.BucketTTL = min(cmp.Or(cfg.BucketTTL, defaultLeaseTTL), longest)
+	if err := cfg.validate(c); err != nil {
 		return err
 	}
-	e := newElection(c, cfg, f)
-	if err := c.enterTerm(e); err != nil {
+	e := newElection(c, cfg, f, known)
+	if err := c.elections.enter(e); err != nil {
 		return err
 	}
-	defer c.leaveTerm(e)
+	defer c.elections.leave(e)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
@@ -83,262 +104,237 @@ func (c *Client) Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx contex
 		case err == nil: // deposed
 			n = 0
 			continue
-		case hopeless(err):
+		case lease.Final(err):
 			return err
-		default:
+		case !errors.Is(err, ErrDeposed) && e.troubles.Open(err.Error()):
 			e.trouble(err)
 		}
-		if sleep(ctx, retryAcquire.delay(n)) != nil {
+		if lease.RetryAcquire.Wait(ctx, n) != nil {
 			return nil
 		}
 	}
-}
-
-// hopeless reports an error that waiting does not change: a configuration that cannot work.
-func hopeless(err error) bool {
-	switch errorCode(err) {
-	case codeNoPeers, codeNoReplicas: // more replicas than there are servers
-		return true
-	}
-	return !passing(err) && !missing(err) && !serverFault(err) && !errors.Is(err, errLost) && !errors.Is(err, ErrDeposed)
 }
 
 // election is one call of Lead.
 type election struct {
 	c   *Client
 	cfg AsLeaderConfig
-	key leaseKey
+	key lease.Key
 	f   func(ctx context.Context, term *Term) error
+
+	known    func()
+	troubles incident.Log // that kept a term from beginning
 
 	mu     sync.Mutex // guards health
 	health ElectionHealth
 }
 
-func newElection(c *Client, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) *election {
+func newElection(
+	c *Client, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error, known func(),
+) *election {
 	e := &election{
-		c: c, cfg: cfg, key: c.leaseKey(cfg.Bucket, cfg.Key, cfg.BucketTTL, false), f: f,
+		c: c, cfg: cfg, f: f, known: known,
 		health: ElectionHealth{Bucket: cfg.Bucket, Key: cfg.Key, NodeName: cfg.NodeName, Since: time.Now()},
 	}
-	e.key.trouble = e.trouble
+	e.key = c.leases.Key(
+		lease.Bucket{Name: cfg.Bucket, Description: cfg.Description, TTL: cfg.BucketTTL, Replicas: cfg.ReplicaCount},
+		cfg.Key, lease.Events{Trouble: e.trouble, Standby: e.standsBy})
 	return e
 }
 
-// term waits for one term and leads in it. over says that f has returned by itself.
+// term waits for one term and leads in it. over reports that f has returned by itself.
 func (e *election) term(ctx context.Context) (over bool, err error) {
-	bucket := leaseBucket{
-		name: e.cfg.Bucket, description: e.cfg.Description, ttl: e.cfg.BucketTTL, replicas: e.cfg.ReplicaCount,
-	}
-	if err := e.c.ensureLeaseBucket(ctx, bucket); err != nil {
-		return false, err
-	}
-	lease, err := e.key.acquire(ctx, e.cfg.NodeName)
+	l, err := e.key.Acquire(ctx, e.cfg.NodeName)
 	if err != nil {
 		return false, err
 	}
-	defer e.leave(lease)()
-	term, err := e.begin(lease)
+	defer e.leave(l)()
+	term, err := l.BeginTerm()
 	if err != nil {
 		return false, fmt.Errorf("natty: begin a term: %w", err)
 	}
-	lease.keep()
-	e.elected(lease.Token())
-	err = term.run(ctx, e.f)
-	if ctx.Err() != nil || lease.ctx.Err() == nil {
+	l.Keep()
+	e.troubles.ResolveAll()
+	e.elected(l.Token)
+	err = (&Term{term, e.c}).run(ctx, e.f)
+	if ctx.Err() != nil || l.Ctx.Err() == nil {
 		return true, err
 	}
-	e.c.log.Warn("natty: deposed", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "cause", context.Cause(lease.ctx), "error", err)
+	if err != nil { // what f says of it; that the leadership is lost was logged when it was
+		e.c.log.Warn("natty: the leader's function failed",
+			"bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
+	}
 	return false, nil
 }
 
-// leave returns what ends a term and tells of that. A leadership that is lost is told of at once, whether or not the
-// leader has noticed.
-func (e *election) leave(lease *Lease) func() {
-	lost := make(chan struct{})
-	context.AfterFunc(lease.ctx, func() {
-		defer close(lost)
-		if cause := context.Cause(lease.ctx); errors.Is(cause, ErrDeposed) {
-			e.over(lease.token, cause)
+// leave returns a function that ends the term and reports its end. A lost leadership is
+// reported at once, whether or not f has noticed.
+func (e *election) leave(l *lease.Lease) func() {
+	ended := make(chan struct{})
+	context.AfterFunc(l.Ctx, func() {
+		defer close(ended)
+		if cause := context.Cause(l.Ctx); errors.Is(cause, ErrDeposed) {
+			e.over(l.Token, cause)
 		}
 	})
 	return func() {
-		err := e.release(lease)
-		<-lost
-		e.over(lease.token, err)
+		err := e.release(l)
+		<-ended
+		e.over(l.Token, err)
 	}
 }
 
-// release lets the next leader follow. ctx may have ended, which must not cost the others the TTL.
-func (e *election) release(lease *Lease) error {
-	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.BucketTTL, apiTimeout))
+// release lets the next leader follow. It has a ctx of its own, so that the standbys
+// need not wait for the TTL if the caller's ctx has ended.
+func (e *election) release(l *lease.Lease) error {
+	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.BucketTTL, jsapi.APITimeout))
 	defer cancel()
-	err := lease.Release(ctx)
-	if err != nil && !errors.Is(err, ErrDeposed) {
-		e.c.log.Warn("natty: the leadership could not be given back, and expires by itself", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
-	}
-	return err
-}
-
-// begin writes the key that fences this term's writes, if the lease still is this process's. It outlives the bucket's TTL.
-func (e *election) begin(lease *Lease) (*Term, error) {
-	ctx, cancel := context.WithTimeout(lease.ctx, lease.trust.left(time.Now()))
-	defer cancel()
-	w := lease.key.fenced(e.cfg.Key+termSuffix, []byte(e.cfg.NodeName), lease.key.subject, lease.revision)
-	sequence, _, err := lease.key.store(ctx, &w)
-	if err != nil {
-		return nil, err
-	}
-	return &Term{lease: lease, fence: w.subject, sequence: sequence, writing: make(chan struct{}, 1)}, nil
-}
-
-// fenced returns a write of another key of the bucket.
-func (k *leaseKey) fenced(key string, data []byte, fence string, expected uint64) leaseWrite {
-	return leaseWrite{
-		id: k.c.ids.next(), subject: keySubject(k.bucket, key), to: k.c.keyTarget(k.bucket, key),
-		data: data, ttl: ttlNever, fence: fence, expected: expected, once: true,
-	}
+	return l.Release(ctx)
 }
 
 // Term is one time of being the leader.
 type Term struct {
-	lease   *Lease
-	fence   string // the subject that was written when the term began
-	writing chan struct{}
-
-	// Whoever is in writing may use what follows.
-	sequence uint64          // the fence's revision
-	mine     map[string]bool // keys known not to be an election's
-	strays   bool            // copies of Puts under this fence may still come in
-	renewal  *leaseWrite     // of the fence, without an outcome yet
+	t *lease.Term
+	c *Client
 }
 
-// Token grows with every term of an election: whoever is given tokens can refuse the smaller ones.
-func (t *Term) Token() uint64 { return t.lease.Token() }
+// Token returns a number that grows with every term of an election. A service that gets
+// tokens with its requests can refuse the lower ones.
+func (t *Term) Token() uint64 { return t.t.Lease.Token }
 
-// Put writes a key of the election's bucket, which does not expire, for as long as there is no later leader: the server itself
-// refuses the write else, whatever this process believes, with ErrDeposed, and the term's ctx ends. The keys of elections cannot
-// be written. Puts take effect in the order in which they are made, and one at a time: what an earlier one that got no
-// answer has still on its way is refused once a later one has returned nil.
+// Put writes a key of the election's bucket. The key does not expire. The keys of
+// elections cannot be written.
 //
-// An error that matches ErrOutcomeUnknown says that it may have been written. ctx bounds the attempt, Config.PublishTimeout
-// where it has no deadline. ErrDeposed alone may stand for a write whose answer got lost and that the next leader has overwritten.
+// Once a later leader exists, the server rejects the write, whatever this process
+// believes: Put returns ErrDeposed, and the term's ctx ends. Puts take effect one at a
+// time and in order. Once a Put has returned nil, the server refuses late copies of an
+// earlier Put that got no answer.
+//
+// ErrOutcomeUnknown says that the value may be stored. ErrDeposed does not mean that
+// nothing was written: the value may have been stored, its acknowledgement lost, and
+// the next leader may have overwritten it. Without a deadline in ctx, Put takes at most
+// Config.PublishTimeout.
 func (t *Term) Put(ctx context.Context, key string, data []byte) error {
-	k := &t.lease.key
-	if err := validKey(k.bucket, key); err != nil {
-		return err
-	}
-	ctx, cancel := withDefaultTimeout(ctx, k.c.cfg.PublishTimeout)
-	defer cancel()
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer context.AfterFunc(t.lease.ctx, func() { end(ErrDeposed) })()
-	select {
-	case t.writing <- struct{}{}: // one at a time: the server refuses concurrent ones under one fence
-		defer func() { <-t.writing }()
-	case <-ctx.Done():
-		return fmt.Errorf("natty: put %q: %w", key, context.Cause(ctx))
-	}
-	if err := t.mayWrite(ctx, key); err != nil {
-		return err
-	}
-	var sent time.Time
-	err := t.renewFence(ctx)
-	w := k.fenced(key, data, t.fence, t.sequence)
-	if err == nil {
-		_, sent, err = k.store(ctx, &w)
-		t.strays = w.strays > 0
-	}
-	switch {
-	case errors.Is(err, errLost):
-		t.lease.lose(err)
-		return fmt.Errorf("natty: put %q: %w", key, ErrDeposed)
-	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("natty: put %q: %w: %d bytes, and the server takes %d at most, headers included: %w", key, ErrTooLarge, len(data), k.c.nc.MaxPayload(), err)
-	case err != nil && ctx.Err() != nil:
-		return &PublishError{Subject: w.subject, MsgID: w.id, Unknown: !sent.IsZero(), Err: fmt.Errorf("%w: %w", context.Cause(ctx), err)}
-	case err != nil && w.strays > 0:
-		return &PublishError{Subject: w.subject, MsgID: w.id, Unknown: true, Err: err}
-	case err != nil:
-		return fmt.Errorf("natty: put %q: %w", key, err)
-	}
-	return nil
-}
-
-// renewFence writes the fence anew where copies of an earlier Put may still come in, in this term and so behind a newer Put:
-// the server refuses all that were sent under the old one. Whoever is in writing may call it.
-func (t *Term) renewFence(ctx context.Context) error {
-	if !t.strays {
-		return nil
-	}
-	k := &t.lease.key
-	if t.renewal == nil {
-		w := k.fenced(k.key+termSuffix, []byte(t.lease.holder), t.fence, t.sequence)
-		t.renewal = &w
-	}
-	sequence, _, err := k.store(ctx, t.renewal)
-	if err != nil {
-		return err // it may have been made: the same write again finds out
-	}
-	t.sequence, t.strays, t.renewal = sequence, false, nil
-	return nil
-}
-
-// mayWrite refuses the keys of elections. Whoever is in writing may call it.
-func (t *Term) mayWrite(ctx context.Context, key string) error {
-	if t.mine[key] {
-		return nil
-	}
-	k := &t.lease.key
-	of := strings.TrimSuffix(key, termSuffix)
-	fence, err := k.read(ctx, keySubject(k.bucket, of+termSuffix))
-	switch {
-	case of != key, key == k.key, err == nil && fence.revision != 0:
-		return &ConfigError{Field: "key", Value: key, Reason: "belongs to an election of bucket " + k.bucket + "; use another one"}
-	case err != nil && ctx.Err() != nil:
-		return fmt.Errorf("natty: put %q: %w: %w", key, context.Cause(ctx), err)
-	case err != nil:
-		return fmt.Errorf("natty: put %q: %w", key, err)
-	}
-	if t.mine == nil {
-		t.mine = map[string]bool{}
-	}
-	t.mine[key] = true
-	return nil
+	return t.t.Put(ctx, key, data)
 }
 
 // run calls f with a ctx that ends with the term, or with ctx.
 func (t *Term) run(ctx context.Context, f func(ctx context.Context, term *Term) error) (err error) {
-	ctx, end := context.WithCancelCause(context.WithValue(ctx, handlerOf{}, t.lease.key.c))
+	ctx, end := context.WithCancelCause(context.WithValue(ctx, handlerOf{}, t.c))
 	defer end(nil)
-	defer context.AfterFunc(t.lease.ctx, func() { end(context.Cause(t.lease.ctx)) })()
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("natty: the leader panicked: %v\n%s", p, debug.Stack())
+	defer context.AfterFunc(t.t.Lease.Ctx, func() { end(context.Cause(t.t.Lease.Ctx)) })()
+	defer t.c.inside.Enter()()
+	callback.Call(func() error { return f(ctx, t) }, func(stack []byte, outcome error) {
+		if err = outcome; stack != nil {
+			cause := strings.TrimPrefix(outcome.Error(), "panic: ")
+			err = fmt.Errorf("natty: the leader panicked: %s\n%s", cause, stack)
 		}
-	}()
-	return f(ctx, t)
+	})
+	return err
 }
 
-// HaveLeader reports whether a node of this name leads now. An answer that does not come is no.
+// HaveLeader reports whether a node of this name leads now. Without an answer it is
+// false.
 func (c *Client) HaveLeader(ctx context.Context, nodeName, bucket, key string) bool {
 	leader, err := c.GetLeader(ctx, bucket, key)
 	return err == nil && leader == nodeName
 }
 
-// GetLeader returns the NodeName of the leader. While there is none it is jetstream.ErrKeyNotFound, and
-// jetstream.ErrBucketNotFound where there never was one.
+// GetLeader returns the NodeName of the leader. Without a leader it is
+// jetstream.ErrKeyNotFound, and jetstream.ErrBucketNotFound if there never was one.
 func (c *Client) GetLeader(ctx context.Context, bucket, key string) (string, error) {
-	if err := validLease(bucket, key, "", ""); err != nil {
+	if err := c.validLease(bucket, key, "", ""); err != nil {
 		return "", err
 	}
-	k := c.leaseKey(bucket, key, defaultLeaseTTL, false)
-	now, err := k.look(ctx)
+	k := c.leases.Key(lease.Bucket{Name: bucket, TTL: defaultLeaseTTL}, key, lease.Events{})
+	now, err := k.Look(ctx)
 	switch {
+	case err == nil && now.Owned:
+		return now.Owner, nil
+	case err == nil:
+		err = jetstream.ErrKeyNotFound
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return "", fmt.Errorf("natty: leader of %s: %w", k.name(), jetstream.ErrBucketNotFound)
-	case err != nil:
-		return "", fmt.Errorf("natty: leader of %s: %w", k.name(), err)
-	case !now.held:
-		return "", fmt.Errorf("natty: leader of %s: %w", k.name(), jetstream.ErrKeyNotFound)
+		err = jetstream.ErrBucketNotFound
 	}
-	return now.holder, nil
+	return "", fmt.Errorf("natty: leader of %s: %w", k.Name(), err)
+}
+
+// elected reports a new term to the log, Health and the Observer.
+func (e *election) elected(token uint64) {
+	e.mu.Lock()
+	h := &e.health
+	h.Leading, h.Token, h.Since, h.LastError, h.Warning = true, token, time.Now(), "", ""
+	e.observeLocked(true, token, nil)
+	e.mu.Unlock()
+	e.c.log.Info("natty: leadership gained", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", token)
+}
+
+// over reports the end of a term to the log, Health and the Observer, once. why is nil
+// when the leader released the leadership.
+func (e *election) over(token uint64, why error) {
+	e.mu.Lock()
+	h := &e.health
+	leading := h.Leading && h.Token == token
+	if leading {
+		h.Leading, h.Token, h.Since = false, 0, time.Now()
+		if why != nil {
+			h.LastError = why.Error()
+		}
+		e.observeLocked(false, token, why)
+	}
+	e.mu.Unlock()
+	if leading {
+		e.logOver(token, why)
+	}
+}
+
+func (e *election) logOver(token uint64, why error) {
+	log := e.c.log.With("bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", token)
+	switch {
+	case why == nil:
+		log.Info("natty: leadership given back")
+	case errors.Is(why, ErrDeposed):
+		log.Warn("natty: leadership lost", "error", why)
+	default:
+		log.Warn("natty: leadership could not be given back, and expires by itself", "error", why)
+	}
+}
+
+// trouble reports an error that does not end the election.
+func (e *election) trouble(err error) {
+	e.mu.Lock()
+	e.health.LastError = err.Error()
+	e.observeLocked(e.health.Leading, e.health.Token, err)
+	e.mu.Unlock()
+	e.known()
+	e.c.log.Warn("natty: election", "bucket", e.cfg.Bucket, "key", e.cfg.Key, "error", err)
+}
+
+// standsBy notes that somebody else leads, and why the end of that cannot be heard of.
+func (e *election) standsBy(deaf string) {
+	e.mu.Lock()
+	news := deaf != "" && e.health.Warning == ""
+	if e.health.Warning = ""; deaf != "" {
+		e.health.Warning = lookingOften + ": " + deaf
+	}
+	e.mu.Unlock()
+	e.known()
+	if news {
+		e.c.log.Info("natty: "+lookingOften,
+			"bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "reason", deaf)
+	}
+}
+
+// observeLocked queues an event. The caller holds e.mu, so that events arrive in the
+// order of the changes.
+func (e *election) observeLocked(leading bool, token uint64, err error) {
+	e.c.events.Add(ElectionEvent{
+		Bucket: e.cfg.Bucket, Key: e.cfg.Key, NodeName: e.cfg.NodeName, Leading: leading, Token: token, Err: err,
+	})
+}
+
+func (e *election) snapshot() ElectionHealth {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.health
 }

@@ -6,115 +6,209 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/natty-go/natty/internal/backoff"
+	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/kv"
+	"github.com/natty-go/natty/internal/lease"
 )
 
 // LockConfig says what to lock.
 type LockConfig struct {
-	// Bucket holds locks, and is made if it is missing; Key is what to lock. Owner is what the key says while it is locked, for
-	// people to read. Default Config.Name.
-	Bucket, Key, Owner string
-	// TTL is how long the lock of a process lasts that has died: whole seconds, at least 1s. Default 10s.
+	// Bucket holds this lock, and maybe others. It is made if it is missing.
+	Bucket string
+	// Key is what to lock.
+	Key string
+	// Owner is the value of the key while it is locked, for people to read. Default
+	// Config.Name.
+	Owner string
+	// TTL is how long the lock survives its owner's crash: whole seconds, at least 1s.
+	// Default 10s.
 	TTL time.Duration
-	// ReplicaCount of the bucket, if it is made. Default Config.Replicas.
+	// ReplicaCount is the number of copies of a new bucket. Default Config.Replicas.
 	ReplicaCount int
 }
 
-// Lock waits until this call has the lock, and nobody else: no other call, of this process or another one. It is kept
-// until Release, and while it can be renewed: what is done under it is to heed the Lease's Context, or to be checked
-// against its Token. Close releases what is still locked.
+// Lock waits until this call has the lock, and no other call, in this process or
+// another one. It keeps the lock until Release, and while it can be renewed. Work under
+// the lock must heed the Lease's Context, or be checked against its Token. Close
+// releases locks that are still held.
 //
-// Waiting costs the server nothing. A lock that is released is taken at once by one of those that wait; whoever had
-// it last stands back for a moment.
+// Waiting costs the server nothing. When a lock is released, one of the waiting calls
+// takes it at once. The Client that released it waits for a moment before it takes the
+// lock again.
 func (c *Client) Lock(ctx context.Context, cfg LockConfig) (*Lease, error) {
-	return c.lock(ctx, cfg, func(ctx context.Context, k *leaseKey, owner string) (*Lease, error) { return k.acquire(ctx, owner) })
+	return c.lock(ctx, cfg, func(ctx context.Context, k *lease.Key, owner string) (*lease.Lease, error) {
+		return k.Acquire(ctx, owner)
+	})
 }
 
-// TryLock is Lock without waiting: ErrLocked says that somebody else has it.
+// TryLock is Lock without waiting: ErrLocked says that somebody else has the lock.
 func (c *Client) TryLock(ctx context.Context, cfg LockConfig) (*Lease, error) {
-	return c.lock(ctx, cfg, func(ctx context.Context, k *leaseKey, owner string) (*Lease, error) {
-		ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
+	return c.lock(ctx, cfg, func(ctx context.Context, k *lease.Key, owner string) (*lease.Lease, error) {
+		ctx, cancel := jsapi.WithTimeout(ctx, jsapi.APITimeout)
 		defer cancel()
-		now, err := k.look(ctx)
+		err := k.Ready(ctx)
+		var now lease.KeyState
+		if err == nil {
+			now, err = k.Look(ctx)
+		}
+		if err == nil && now.Owned {
+			err = fmt.Errorf("%w (%s)", ErrLocked, now.Owner)
+		}
+		var l *lease.Lease
+		if err == nil {
+			l, err = k.Take(ctx, owner, now.Revision)
+		}
+		if errors.Is(err, kv.ErrRefused) {
+			err = ErrLocked
+		}
 		if err != nil {
-			return nil, fmt.Errorf("natty: %s: %w", k.name(), err)
-		}
-		if now.held {
-			return nil, fmt.Errorf("natty: %s: %w (%s)", k.name(), ErrLocked, now.holder)
-		}
-		l, err := k.take(ctx, owner, now.revision)
-		if errors.Is(err, errLost) {
-			return nil, fmt.Errorf("natty: %s: %w", k.name(), ErrLocked)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("natty: %s: %w", k.name(), err)
+			return nil, fmt.Errorf("natty: %s: %w", k.Name(), err)
 		}
 		return l, nil
 	})
 }
 
-func (c *Client) lock(ctx context.Context, cfg LockConfig, acquire func(ctx context.Context, k *leaseKey, owner string) (*Lease, error)) (*Lease, error) {
-	cfg.Owner, cfg.TTL = cmp.Or(cfg.Owner, c.cfg.Name), cmp.Or(cfg.TTL, defaultLeaseTTL)
-	if err := cmp.Or(validLease(cfg.Bucket, cfg.Key, "Owner", cfg.Owner), validLeaseTTL("TTL", cfg.TTL)); err != nil {
+func (c *Client) lock(ctx context.Context, cfg LockConfig,
+	acquire func(ctx context.Context, k *lease.Key, owner string) (*lease.Lease, error),
+) (*Lease, error) {
+	cfg.Owner, cfg.TTL = cmp.Or(cfg.Owner, c.cfg.Name), min(cmp.Or(cfg.TTL, defaultLeaseTTL), longest)
+	err := cmp.Or(c.validLease(cfg.Bucket, cfg.Key, "Owner", cfg.Owner), validLeaseTTL("TTL", cfg.TTL))
+	if err != nil {
 		return nil, err
 	}
-	bucket := leaseBucket{name: cfg.Bucket, perKey: cfg.TTL, replicas: cfg.ReplicaCount}
-	if err := c.ensureLeaseBucket(ctx, bucket); err != nil {
-		return nil, err
-	}
-	k := c.leaseKey(cfg.Bucket, cfg.Key, cfg.TTL, true)
+	log := c.log.With("bucket", cfg.Bucket, "key", cfg.Key)
+	var deafness string
+	k := c.leases.Key(
+		lease.Bucket{Name: cfg.Bucket, Replicas: cfg.ReplicaCount, TTL: cfg.TTL, PerKey: true}, cfg.Key,
+		lease.Events{
+			Trouble: func(err error) { log.Warn("natty: lock", "error", err) },
+			Standby: func(deaf string) {
+				if deaf != "" && deafness == "" {
+					log.Info("natty: "+lookingOften, "reason", deaf)
+				}
+				deafness = deaf
+			},
+		})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
 	if err := c.standBack(ctx, &k); err != nil {
 		return nil, err
 	}
-	l, err := acquire(ctx, &k, cfg.Owner)
+	taken, err := acquire(ctx, &k, cfg.Owner)
 	if err != nil && c.life.Err() != nil {
-		return nil, fmt.Errorf("natty: %s: %w", k.name(), ErrClosed)
+		return nil, fmt.Errorf("natty: %s: %w", k.Name(), ErrClosed)
 	}
 	if err != nil {
 		return nil, err
 	}
-	l.locked = true
-	context.AfterFunc(l.ctx, l.tellLoss)
-	l.keep()
-	if err := c.keepLease(l); err != nil {
+	l := &Lease{l: taken, c: c, locked: true}
+	context.AfterFunc(taken.Ctx, l.reportLoss)
+	taken.Keep()
+	if err := c.locks.enter(l); err != nil {
 		_ = l.Release(ctx)
 		return nil, err
 	}
 	return l, nil
 }
 
-// tellLoss tells the log and the Observer of a lock that ended and was not released.
-func (l *Lease) tellLoss() {
-	if cause := context.Cause(l.ctx); errors.Is(cause, ErrDeposed) {
-		k := &l.key
-		k.trouble(cause)
-		k.c.events.add(LockEvent{Bucket: k.bucket, Key: k.key, Owner: l.holder, Token: l.token, Err: cause})
+// reportLoss reports a lock that ended without a Release to the log and the Observer.
+func (l *Lease) reportLoss() {
+	if cause := context.Cause(l.l.Ctx); errors.Is(cause, ErrDeposed) {
+		k := &l.l.Key
+		k.Trouble(cause)
+		l.c.events.Add(LockEvent{Bucket: k.Bucket, Key: k.Key, Owner: l.l.Owner, Token: l.l.Token, Err: cause})
 	}
 }
 
-// courtesy is for how long a lock is not taken again where it was released: those who wait need a moment to learn
-// of it, and who has it most often is always the fastest.
+// lookingOften says what a standby does that cannot hear of the end of a lease.
+const lookingOften = "the end of a lease cannot be heard of; looking for it twice a second"
+
+// courtesy is how long a Client waits before it takes a lock again that it has
+// released. Others need a moment to learn of the release. Without it, the last owner
+// would always be the fastest.
 const courtesy = 10 * time.Millisecond
 
-// standBackFrom notes that a lock was released.
-func (c *Client) standBackFrom(k *leaseKey) {
+// standBackFrom notes that this Client released a lock.
+func (c *Client) standBackFrom(subject string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	maps.DeleteFunc(c.released, func(_ string, at time.Time) bool { return now.Sub(at) > time.Second })
-	c.released[k.subject] = now
+	c.released[subject] = now
 }
 
-// standBack waits for the rest of that time.
-func (c *Client) standBack(ctx context.Context, k *leaseKey) error {
+// standBack waits for the rest of the courtesy.
+func (c *Client) standBack(ctx context.Context, k *lease.Key) error {
 	c.mu.Lock()
-	last := c.released[k.subject]
+	last := c.released[k.Subject]
 	c.mu.Unlock()
 	if last.IsZero() {
 		return nil
 	}
-	return sleep(ctx, courtesy-time.Since(last))
+	return backoff.Sleep(ctx, courtesy-time.Since(last))
+}
+
+// Lease is the ownership of a key by a process: a lock, or the leadership of an
+// election. The key expires on the server unless it is renewed. A Lease renews it by
+// itself, every third of its TTL.
+type Lease struct {
+	l      *lease.Lease
+	c      *Client
+	locked bool // by Lock, which stands back
+
+	release    sync.Once
+	releaseErr error
+}
+
+// Context returns a ctx that ends when the lease can no longer be trusted: a fifth of
+// its TTL before another owner can follow, counted from when the last successful
+// renewal was sent, whatever the network does. Its cause then matches ErrDeposed. It
+// ends with Release too.
+func (l *Lease) Context() context.Context { return l.l.Ctx }
+
+// Token returns a number that grows with every owner of the key. A service that gets
+// tokens with its requests can refuse the lower ones.
+func (l *Lease) Token() uint64 { return l.l.Token }
+
+// Release ends the lease, its Context first; the next owner follows at once. A second
+// Release does nothing. ErrDeposed says that the lease was lost before. After any other
+// error the server may not know of the release, and the key expires by itself.
+func (l *Lease) Release(ctx context.Context) error {
+	l.release.Do(func() {
+		defer l.c.locks.leave(l)
+		if l.locked {
+			defer l.c.standBackFrom(l.l.Key.Subject)
+		}
+		l.releaseErr = l.l.Release(ctx)
+	})
+	return l.releaseErr
+}
+
+// validLease checks the names of a lease. The owner is given in the field ownerField;
+// "" if there is none.
+func (c *Client) validLease(bucket, key, ownerField, owner string) error {
+	switch err := c.kv.ValidKey(bucket, key); {
+	case err != nil:
+		return err
+	case strings.HasSuffix(key, lease.TermSuffix):
+		return invalid("key", key,
+			"ends in "+lease.TermSuffix+", which natty uses; use another name", nil)
+	case ownerField != "" && owner == "":
+		return invalid(ownerField, "", "is empty; say who this is", nil)
+	}
+	return nil
+}
+
+func validLeaseTTL(field string, ttl time.Duration) error {
+	if ttl < time.Second || ttl%time.Second != 0 {
+		return invalid(field, ttl.String(),
+			"is not a number of whole seconds, at least one, which is all that the server knows", nil)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package natty_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,12 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
-
-func door(ttl time.Duration) natty.LockConfig {
-	return natty.LockConfig{Bucket: "locks", Key: "door", TTL: ttl}
-}
 
 func TestLockIsHeldByOneAtATimeAndNobodyStarves(t *testing.T) {
 	t.Parallel()
@@ -30,10 +28,10 @@ func TestLockIsHeldByOneAtATimeAndNobodyStarves(t *testing.T) {
 	got := map[int]int{}
 	var wg sync.WaitGroup
 	for i := range clients {
-		c := connectTo(t, server.URL())
+		c := testkit.ConnectTo(t, server.URL())
 		wg.Go(func() {
 			for range turns {
-				l, err := c.Lock(testCtx(t), door(leaseTTL))
+				l, err := c.Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 				if err != nil {
 					t.Error(err)
 					return
@@ -51,8 +49,8 @@ func TestLockIsHeldByOneAtATimeAndNobodyStarves(t *testing.T) {
 				}
 				mu.Unlock()
 				inside.Add(-1)
-				assert.NoError(t, l.Release(testCtx(t)))
-				assert.NoError(t, l.Release(testCtx(t)), "again does nothing")
+				assert.NoError(t, l.Release(testkit.Ctx(t)))
+				assert.NoError(t, l.Release(testkit.Ctx(t)), "again does nothing")
 			}
 		})
 	}
@@ -62,21 +60,21 @@ func TestLockIsHeldByOneAtATimeAndNobodyStarves(t *testing.T) {
 func TestTryLockDoesNotWait(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
-	a, b := connectTo(t, server.URL()), connectTo(t, server.URL())
-	l, err := a.TryLock(testCtx(t), door(leaseTTL))
+	a, b := testkit.ConnectTo(t, server.URL()), testkit.ConnectTo(t, server.URL())
+	l, err := a.TryLock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
-	_, err = b.TryLock(testCtx(t), door(leaseTTL))
+	_, err = b.TryLock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.ErrorIs(t, err, natty.ErrLocked)
 	require.ErrorContains(t, err, "test", "who has it")
-	<-time.After(leaseTTL * 3 / 2)
+	<-time.After(testkit.LeaseTTL * 3 / 2)
 	require.NoError(t, l.Context().Err(), "it is renewed")
-	_, err = b.TryLock(testCtx(t), door(leaseTTL))
+	_, err = b.TryLock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.ErrorIs(t, err, natty.ErrLocked)
-	require.NoError(t, l.Release(testCtx(t)))
+	require.NoError(t, l.Release(testkit.Ctx(t)))
 	require.Error(t, l.Context().Err())
-	l, err = b.TryLock(testCtx(t), door(leaseTTL))
+	l, err = b.TryLock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
-	require.NoError(t, l.Release(testCtx(t)))
+	require.NoError(t, l.Release(testkit.Ctx(t)))
 }
 
 func TestLockOfACutOffProcessIsLostBeforeAnotherOneHasIt(t *testing.T) {
@@ -84,51 +82,87 @@ func TestLockOfACutOffProcessIsLostBeforeAnotherOneHasIt(t *testing.T) {
 	server := nattytest.Server(t)
 	link := nattytest.Proxy(t, server.URL())
 	t.Cleanup(link.Thaw)
-	first, err := connectTo(t, link.URL()).Lock(testCtx(t), door(leaseTTL))
+	first, err := testkit.ConnectTo(t, link.URL()).Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
 	link.Freeze()
-	second, err := connectTo(t, server.URL()).Lock(testCtx(t), door(leaseTTL))
+	second, err := testkit.ConnectTo(t, server.URL()).Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
 	require.ErrorIs(t, context.Cause(first.Context()), natty.ErrDeposed)
 	assert.Greater(t, second.Token(), first.Token())
 	link.Thaw()
-	require.ErrorIs(t, first.Release(testCtx(t)), natty.ErrDeposed)
+	require.ErrorIs(t, first.Release(testkit.Ctx(t)), natty.ErrDeposed)
 	require.NoError(t, second.Context().Err())
-	require.NoError(t, second.Release(testCtx(t)))
+	require.NoError(t, second.Release(testkit.Ctx(t)))
 }
 
 func TestLockIsNotWaitedForBeyondTheCtx(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	l, err := c.Lock(testCtx(t), door(leaseTTL))
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	l, err := c.Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = c.Lock(ctx, door(leaseTTL))
+	_, err = c.Lock(ctx, testkit.Door(testkit.LeaseTTL))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.NoError(t, l.Release(testCtx(t)))
+	require.NoError(t, l.Release(testkit.Ctx(t)))
 }
 
 func TestLockThatCannotWorkIsRefused(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	_, err := c.JetStream().CreateKeyValue(testCtx(t), jetstream.KeyValueConfig{Bucket: "short", TTL: time.Second, LimitMarkerTTL: time.Second})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.JetStream().CreateKeyValue(testkit.Ctx(t), jetstream.KeyValueConfig{Bucket: "short", TTL: time.Second, LimitMarkerTTL: time.Second})
 	require.NoError(t, err)
-	_, err = c.JetStream().CreateKeyValue(testCtx(t), jetstream.KeyValueConfig{Bucket: "plain"})
+	_, err = c.JetStream().CreateKeyValue(testkit.Ctx(t), jetstream.KeyValueConfig{Bucket: "plain"})
 	require.NoError(t, err)
-	l, err := c.Lock(testCtx(t), natty.LockConfig{Bucket: "plain", Key: "a", TTL: leaseTTL})
-	require.NoError(t, err, "a bucket without markers gets them")
-	require.NoError(t, l.Release(testCtx(t)))
 	for want, cfg := range map[string]natty.LockConfig{
 		"bucket: is empty":  {Key: "a"},
+		"LimitMarkerTTL":    {Bucket: "plain", Key: "a"},
 		"key: is empty":     {Bucket: "b"},
 		"whole seconds":     {Bucket: "b", Key: "a", TTL: 1},
-		"ends a lock of 2s": {Bucket: "short", Key: "a", TTL: leaseTTL},
+		"ends a lock of 2s": {Bucket: "short", Key: "a", TTL: testkit.LeaseTTL},
 	} {
 		t.Run(fmt.Sprint(cfg), func(t *testing.T) {
 			t.Parallel()
-			_, err := c.Lock(testCtx(t), cfg)
+			_, err := c.Lock(testkit.Ctx(t), cfg)
 			require.ErrorContains(t, err, want)
 		})
+	}
+}
+
+func TestTTLsAreRefusedOrWorkWhateverTheyAre(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	for i, ttl := range []time.Duration{1, -1, math.MinInt64, time.Second, math.MaxInt64 - 1, math.MaxInt64} {
+		ctx, name := testkit.Ctx(t), fmt.Sprint("b", i)
+		var bad *natty.ConfigError
+		refused := func(err error, what string) {
+			t.Helper()
+			if ttl < time.Second {
+				require.ErrorAs(t, err, &bad, "%s %d", what, ttl)
+			} else {
+				require.NoError(t, err, "%s %d", what, ttl)
+			}
+		}
+		l, err := c.TryLock(ctx, natty.LockConfig{Bucket: "locks", Key: name, Owner: "a", TTL: ttl})
+		if refused(err, "lock"); err == nil {
+			require.NoError(t, l.Context().Err())
+			require.NoError(t, l.Release(ctx))
+		}
+		cfg := testkit.Electing("a")
+		cfg.Bucket, cfg.BucketTTL = name, ttl
+		refused(c.Lead(ctx, cfg, func(ctx context.Context, _ *natty.Term) error { return ctx.Err() }), "lead")
+		if err = c.Put(ctx, "kv", name, nil, ttl); ttl < time.Second || err != nil {
+			require.ErrorAs(t, err, &bad, "put %d", ttl)
+		} else {
+			_, err = c.Get(ctx, "kv", name)
+			require.NoError(t, err, "put %d", ttl)
+		}
+		b, err := natty.NewBucket[int](c, natty.BucketConfig{Bucket: "own" + name, TTL: ttl})
+		if err == nil {
+			if err = b.Put(ctx, "k", 1); err == nil {
+				_, err = b.Get(ctx, "k")
+			}
+		}
+		refused(err, "bucket")
 	}
 }

@@ -1,32 +1,101 @@
+// Package natty is an opinionated client for NATS JetStream. It is a small interface
+// over nats.go for what every service writes again and gets wrong somewhere:
+// reconnecting, retrying, dead-lettering, leading and stopping.
+//
+//	in:   server → consume → dispatch → your handler → settle → server
+//	out:  you → publish → server → acknowledged, or an error
+//
+// # Finding your way
+//
+//   - Connect: [Connect], [Client.Close], [Config]. [WithTLSConfig], [WithNATSOptions]
+//     and [WithConn] are for what Config cannot say.
+//   - Send: [Client.Publish] and [Client.PublishMsg] send one message,
+//     [Client.PublishBatch] several of which all or none are stored, [Client.NewWriter]
+//     many at high speed. [PublishJSON] and [PublishTyped] encode.
+//   - Send later: [Client.Schedule], [Client.Schedules], [Client.Unschedule].
+//   - Receive: [Client.Process] and [Client.ProcessBatch] call your [Handler],
+//     [Client.Consume] a plain function. [JSON], [JSONBatch] and [Typed] decode, a [Mux]
+//     has a handler for each subject, [WithMiddleware] wraps every handler.
+//     [DeliveryFrom] says more about a message, [ClientFrom] is for publishing.
+//   - Fail: [Permanent], [RetryAfter] and [PartialError] say what becomes of a failed
+//     message; [IsPermanent] and [RetryDelay] ask it. [Client.DeadLetters] and
+//     [Client.Redrive] handle those that failed for good.
+//   - Keep order: [ConsumerConfig].OrderBy for each key, Exclusive for a whole consumer.
+//   - Keep state: [Client.Get], [Client.GetEntry], [Client.Put], [Client.Create],
+//     [Client.Update], [Client.Refresh], [Client.Delete], [Client.Keys] and
+//     [Client.Watch] work on the keys of a bucket, [NewBucket] on typed values,
+//     [Bucket.Cached] on a copy in memory. [Client.Status] and [Client.DeleteBucket] are
+//     about the bucket.
+//   - Run on one instance only: [Client.Lead] and [Client.AsLeader], [Term.Put];
+//     [Client.HaveLeader] and [Client.GetLeader] ask who leads.
+//   - Lock: [Client.Lock], [Client.TryLock], [Lease.Release].
+//   - Set up: [Client.EnsureStream], [Client.EnsureBucket]. [LoadService] and
+//     [ParseService] read a whole service from a file, [Service.Run] runs it.
+//   - Look inside: [Client.Health] is for programs ([Health.Live], [Health.Ready]) and
+//     people ([Health.Explain]), [HealthHandler] for supervisors. [WithTracer] follows
+//     messages, [WithObserver] gets events, [WithLogger] the log.
+//   - Test: [WithDelivery] for a handler, the package nattytest for a service.
+//
+// # Guarantees
+//
+// Nothing is lost silently. A nil error from [Client.Publish] means that the server
+// acknowledged the message. An error says whether the message may be stored all the
+// same ([PublishError]). A message leaves a consumer only when its handler accepted it,
+// or when its copy is safe in a dead-letter stream ([ConsumerConfig].DeadLetter).
+// Without a dead-letter stream it also leaves when the handler returned [Permanent].
+//
+// Nothing stops silently. A Client reconnects for as long as it lives, and
+// [Client.Process] survives lost connections, server restarts, leader changes and
+// missed heartbeats. What it cannot survive it returns as an error. What it repaired it
+// reports: to [ConsumerConfig].OnError, the log and [Client.Health].
+//
+// Delivery is at least once. The server redelivers a message when its process or
+// connection ends before the acknowledgement reaches the server. Publishing is exactly
+// once within the stream's duplicate window; docs/guarantees.md says where that ends.
+//
+// # What natty leaves to nats.go
+//
+// Plain publish and subscribe, requests, micro services and the administration of
+// streams are nats.go's. [Client.Conn] and [Client.JetStream] return what natty runs
+// on.
 package natty
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/internal/callback"
+	"github.com/natty-go/natty/internal/conn"
+	"github.com/natty-go/natty/internal/consumer"
+	"github.com/natty-go/natty/internal/durable"
+	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/kv"
+	"github.com/natty-go/natty/internal/lease"
+	"github.com/natty-go/natty/internal/publish"
+	"github.com/natty-go/natty/internal/respmux"
+	"github.com/natty-go/natty/internal/schedule"
 )
 
-// Publisher is the role of a service that sends. A Client has it.
+// Publisher is the role of a service that sends. A Client implements it.
 type Publisher interface {
 	Publish(ctx context.Context, subject string, data []byte, opts ...jetstream.PublishOpt) error
 	PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error)
 }
 
-// Consumer is the role of a service that receives. A Client has it.
+// Consumer is the role of a service that receives. A Client implements it.
 type Consumer interface {
 	Consume(ctx context.Context, subject string, errorCh chan error, cb func(msg *nats.Msg)) error
 	Process(ctx context.Context, cfg ConsumerConfig, h Handler) error
 }
 
-// KeyValue is the role of a service that keeps state in buckets. A Client has it.
+// KeyValue is the role of a service that keeps state in buckets. A Client implements
+// it.
 type KeyValue interface {
 	Get(ctx context.Context, bucket, key string) ([]byte, error)
 	Put(ctx context.Context, bucket, key string, data []byte, ttl ...time.Duration) error
@@ -36,7 +105,7 @@ type KeyValue interface {
 	Delete(ctx context.Context, bucket, key string) error
 }
 
-// Elector is the role of a service of which one instance leads. A Client has it.
+// Elector is the role of a service of which one instance leads. A Client implements it.
 type Elector interface {
 	AsLeader(ctx context.Context, cfg AsLeaderConfig, f func() error) error
 	Lead(ctx context.Context, cfg AsLeaderConfig, f func(ctx context.Context, term *Term) error) error
@@ -52,50 +121,63 @@ type Natty interface {
 
 var _ Natty = (*Client)(nil)
 
-// Client is a connection to NATS and everything that natty runs on it. Its methods may be
-// called from many goroutines. Make one with Connect, share it, Close it.
+// Client is a connection to NATS and everything that natty runs on it. Its methods are
+// safe for concurrent use. Make one with Connect, share it, Close it.
 type Client struct {
-	cfg  Config
-	log  *slog.Logger
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	conn *conn // what keeps nc alive
-	link *link
-	acks *acks
-	ids  *msgIDs
+	cfg       Config
+	log       *slog.Logger
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	conn      *conn.Conn // keeps nc alive
+	api       *jsapi.Client
+	link      *conn.Link
+	acks      *respmux.Mux
+	pub       *publish.Publisher
+	kv        *kv.Store
+	leases    *lease.Keys
+	consumers *consumer.Client
+	schedules *schedule.Keeper
+	ids       *publish.IDs
+	ended     endedConsumers
+	inside    callback.Inside
 
-	events *reports[Event] // to the Observer; nil without one
-
-	buckets sync.Map       // of bucketState by name: what was last seen of buckets
-	caches  sync.WaitGroup // what keeps them up to date; added to under mu
+	events     *callback.Queue[Event] // to the Observers; nil without one
+	tracing    *tracing               // nil without a Tracer
+	middleware []func(Handler) Handler
 
 	closeOnce sync.Once
-	closed    chan struct{} // closed when Close has done everything; closeErr is set then
+	closed    chan struct{} // closed at the end of the shutdown, after closeErr is set
 	closeErr  error
 
-	life context.Context //nolint:containedctx // ends when Close begins: the other end of every run's ctx
+	// life is canceled when Close begins. Every run ends with life or with its own ctx.
+	life context.Context //nolint:containedctx // the Client's own life, not a call's
 	end  context.CancelFunc
 
-	// mu guards what follows. It is never held across I/O.
-	mu      sync.Mutex
-	engines map[*engine]struct{}   // running consumers
-	terms   map[*election]struct{} // that wait for leadership, or lead
-	leases  map[*Lease]struct{}    // locks
-	// released is when which locks were given back last; of those that were in the last second.
+	// mu guards the registries and released. It is never held across I/O.
+	mu        sync.Mutex
+	idle      *sync.Cond // signalled when a registry gets smaller
+	running   registry[*consumer.Consumer]
+	elections registry[*election] // calls of Lead that wait for leadership, or lead
+	writers   registry[*Writer]
+	locks     registry[*Lease]
+	caches    sync.WaitGroup // goroutines that update a Cache; added to under mu
+	// released maps a lock to when this Client released it. Entries older than a second
+	// are dropped.
 	released map[string]time.Time
-	idle     *sync.Cond // signalled when engines or terms gets smaller
 }
 
-// Connect connects to the servers of cfg. It waits for one until ctx ends, then
-// returns an error that says why there was none. It returns at once when cfg can never work, and
-// when every server says that this client may not come in: refused login, unknown authority or
-// wrong host name in the server's certificate, refused client certificate, TLS on one side only.
+// Connect connects to the servers of cfg. It waits for a server until ctx ends; the
+// error then says why there was none. It returns at once when cfg can never work, and
+// when every server rejects this client for good: a refused login or client
+// certificate, an unknown authority or wrong host name in the server's certificate, TLS
+// on one side only.
 //
-// An established connection is kept for ever: a lost one is made again with jittered pauses of at most
-// about 2s, also through authentication errors, unless Config.DisableReconnect is set.
+// The Client keeps its connection for ever: it reconnects with jittered pauses of at
+// most about 2s, even after authentication errors, unless Config.DisableReconnect is
+// set.
 //
-// With Config.LazyConnect it returns at once; why there is no connection yet is then found in
-// Health, in the log and in the errors of the calls that wait for one.
+// With Config.LazyConnect, Connect returns at once. Health, the log and the errors of
+// calls that wait for the connection then say why there is none yet.
 func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	o := options{log: slog.Default()}
 	for _, opt := range opts {
@@ -108,43 +190,39 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg:     cfg,
-		log:     o.log,
-		link:    newLink(),
-		ids:     newMsgIDs(),
-		closed:  make(chan struct{}),
-		engines: map[*engine]struct{}{},
-		terms:   map[*election]struct{}{},
-		leases:  map[*Lease]struct{}{},
-
-		released: map[string]time.Time{},
+		cfg: cfg, log: o.log, ids: publish.NewIDs(), closed: make(chan struct{}), released: map[string]time.Time{},
+		middleware: o.middleware,
 	}
-	if o.observer != nil {
-		c.events = newReports("Observer", o.observer.Observe, c.log)
+	c.running.c, c.elections.c, c.writers.c, c.locks.c = c, c, c, c
+	if observe := o.observe(c.log); observe != nil {
+		c.events = callback.New("Observer", observe, c.log)
+	}
+	if len(o.tracers) > 0 {
+		c.tracing = &tracing{all: o.tracers, log: c.log}
 	}
 	c.idle = sync.NewCond(&c.mu)
 	c.life, c.end = context.WithCancel(context.Background())
 	if err := c.open(ctx, o); err != nil {
 		c.end()
-		c.events.close()
+		c.events.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// open makes or adopts the connection and what depends on it.
+// open makes or adopts the connection, and sets up what runs on it.
 func (c *Client) open(ctx context.Context, o options) (err error) {
-	if c.conn, err = dial(ctx, c.cfg, o, c.link, c.events); err != nil {
+	if c.conn, err = c.dial(ctx, o); err != nil {
 		return err
 	}
-	c.nc = c.conn.nc
+	c.nc, c.link = c.conn.NC, c.conn.Link
 	defer func() {
 		if err != nil {
-			c.conn.close()
+			c.conn.Close()
 		}
 	}()
 	if !c.cfg.LazyConnect {
-		if err := c.conn.await(ctx); err != nil {
+		if err := c.conn.Await(ctx); err != nil {
 			return err
 		}
 	}
@@ -159,194 +237,77 @@ func (c *Client) open(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return fmt.Errorf("natty: JetStream: %w", err)
 	}
-	if c.acks, err = newAcks(c.nc); err != nil {
+	if c.acks, err = respmux.New(c.nc); err != nil {
 		return err
 	}
-	c.conn.attach(c.acks)
-	c.conn.start()
+	c.conn.Attach(c.acks)
+	c.link.OnRefusal(func(r conn.Refusal) {
+		if r.Subscribe {
+			c.acks.Refused(r.Subject, r.Err)
+		}
+	})
+	c.api = &jsapi.Client{
+		NC: c.nc, JS: c.js, Link: c.link, Mux: c.acks, Prefix: c.cfg.apiPrefix(),
+		Log: c.log, Drift: drift,
+	}
+	c.pub = &publish.Publisher{
+		API: c.api, IDs: c.ids, Timeout: c.cfg.PublishTimeout, Domain: c.cfg.Domain, Log: c.log,
+		Invalid: invalid, Failed: notPublished,
+	}
+	untraced := *c.pub
+	c.kv = &kv.Store{
+		API: c.api, Pub: &untraced, Log: c.log, Life: c.life, Replicas: c.cfg.Replicas, Invalid: invalid, Changed: changed,
+	}
+	c.leases = lease.New(c.kv)
+	c.consumers = &consumer.Client{
+		Manager: durable.Manager{API: c.api, Invalid: invalid}, Pub: c.pub, Log: c.log,
+		Failed: failed, Removed: removed,
+	}
+	c.schedules = &schedule.Keeper{
+		API: c.api, Pub: &untraced, Overlapping: c.consumers.Overlapping, Invalid: invalid,
+	}
+	if c.tracing != nil { // a nil pointer in an interface would not be nil
+		c.pub.Tracer, c.schedules.Tracer, c.consumers.Tracer = c.tracing, c.tracing, c.tracing
+	}
+	c.conn.Start()
 	return nil
 }
 
-// Conn returns the connection below, for what natty leaves to nats.go: plain publish and
+// dial makes a connection, or adopts the caller's.
+func (c *Client) dial(ctx context.Context, o options) (*conn.Conn, error) {
+	notify := func(e conn.Event) {
+		c.events.Add(ConnectionEvent{Connected: e.Connected, Server: e.Server, Err: e.Err})
+	}
+	switch {
+	case o.adopt && o.conn == nil:
+		return nil, invalid("WithConn", "", "the connection is nil; give one that is open", nil)
+	case o.adopt && o.conn.IsClosed():
+		return nil, invalid("WithConn", "", "the connection is closed; give one that is open", nats.ErrConnectionClosed)
+	case o.adopt:
+		return conn.Adopt(o.conn, o.log, notify), nil
+	}
+	opts, login, err := natsOptions(c.cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	cn, err := conn.Dial(ctx, conn.Config{
+		Options: opts, Login: login, Lazy: c.cfg.LazyConnect, Log: o.log, Notify: notify,
+	})
+	if err != nil {
+		return nil, invalid("WithNATSOptions", "", "refused by nats.go", err)
+	}
+	return cn, nil
+}
+
+// Conn returns the connection for what natty leaves to nats.go: plain publish and
 // subscribe, requests, micro services. Closing it ends the Client.
 func (c *Client) Conn() *nats.Conn { return c.nc }
 
-// JetStream returns nats.go's JetStream on the same connection, with Config's Domain or APIPrefix,
-// for what natty leaves to it: administration, ordered consumers, fetches.
+// JetStream returns nats.go's JetStream on the same connection, with Config's Domain or
+// APIPrefix, for what natty leaves to it: administration, ordered consumers, fetches.
 func (c *Client) JetStream() jetstream.JetStream { return c.js }
 
-// Format implements fmt.Formatter, so that a printed Client does not show the secrets within.
+// Format implements fmt.Formatter: a printed Client does not show its secrets.
 func (c *Client) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "natty.Client(%s)", c.cfg.Name)
-}
-
-// handlerOf marks the ctx of a handler with its Client.
-type handlerOf struct{}
-
-// Close ends everything that runs on the Client: consumers stop pulling, hand back what they have not
-// begun, and their handlers get DrainTimeout to finish; Writers are closed; then the connection is flushed and closed
-// (one given by WithConn is flushed and left open). When ctx ends before, Close closes the connection all
-// the same and returns ctx's error. Publishing is possible until the handlers have ended.
-//
-// Close may be called again, and from several goroutines: all calls wait for the one
-// shutdown. Called with a handler's own ctx it returns an error at once, since it would wait for that
-// handler.
-func (c *Client) Close(ctx context.Context) error {
-	if ctx.Value(handlerOf{}) == c {
-		return errors.New("natty: Close called with the ctx of a handler, which it would wait for; call it from outside")
-	}
-	c.closeOnce.Do(func() { go c.shutdown(ctx) })
-	select {
-	case <-c.closed:
-		return c.closeErr
-	case <-ctx.Done():
-	}
-	// The shutdown may belong to another call, whose ctx goes on.
-	c.conn.close()
-	select {
-	case <-c.closed:
-		return c.closeErr
-	default:
-		return fmt.Errorf("natty: close: %w", ctx.Err())
-	}
-}
-
-func (c *Client) shutdown(ctx context.Context) {
-	defer close(c.closed)
-	c.mu.Lock()
-	c.end() // under the lock, so that whileOpen sees it
-	c.mu.Unlock()
-
-	stop := context.AfterFunc(ctx, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.idle.Broadcast()
-	})
-	defer stop()
-	c.mu.Lock()
-	for len(c.engines)+len(c.terms) > 0 && ctx.Err() == nil {
-		c.idle.Wait()
-	}
-	left, terms := len(c.engines), len(c.terms)
-	c.mu.Unlock()
-	c.releaseAll(ctx)
-	c.caches.Wait() // they wait for nobody
-	writersErr := c.closeWriters(ctx)
-	defer func() { c.closeErr = errors.Join(c.closeErr, writersErr) }() // before closed is closed
-
-	switch {
-	case left > 0:
-		c.closeErr = fmt.Errorf("natty: close: %d consumers still had handlers running: %w", left, ctx.Err())
-	case terms > 0:
-		c.closeErr = fmt.Errorf("natty: close: %d elections still had their function running: %w", terms, ctx.Err())
-	case ctx.Err() != nil:
-		c.closeErr = fmt.Errorf("natty: close: %w", ctx.Err())
-	case c.link.up.Load():
-		// A connection that was lost meanwhile took nothing along that is not known to be; one that Close gave up may have.
-		// nats.go knows of a loss before link is told.
-		if err := c.flush(ctx); err != nil && (c.link.up.Load() && c.nc.IsConnected() || ctx.Err() != nil) {
-			c.closeErr = fmt.Errorf("natty: close: what was sent last may not have reached the server: %w", err)
-		}
-	}
-	c.conn.close()
-	c.acks.close() // after it: nats.go's lock may be held for long while there is a connection
-	c.events.close()
-}
-
-// openWriter registers a new Writer.
-func (c *Client) openWriter(w *Writer) error {
-	if c.link.isGone() {
-		return fmt.Errorf("natty: %w", ErrClosed)
-	}
-	return c.whileOpen(func() { c.acks.open(w) })
-}
-
-// closeWriters closes all Writers at the same time and joins what they return.
-func (c *Client) closeWriters(ctx context.Context) error {
-	var mu sync.Mutex
-	var errs []error
-	var closing sync.WaitGroup
-	for _, w := range c.acks.openWriters() {
-		closing.Go(func() {
-			err := w.Close(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			errs = append(errs, err)
-		})
-	}
-	closing.Wait()
-	return errors.Join(errs...)
-}
-
-// flush waits until the server has seen what was sent, or the connection is lost: consumers have seen to their verdicts
-// themselves by then.
-func (c *Client) flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	if up, changed := c.link.watch(); up {
-		go func() {
-			defer cancel()
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return c.nc.FlushWithContext(ctx)
-}
-
-// flushTimeout bounds the wait for the server to have seen what was sent last.
-const flushTimeout = 5 * time.Second
-
-// whileOpen runs join, which registers what Close is to wait for or to end, unless the Client is closing. join must not
-// block.
-func (c *Client) whileOpen(join func()) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.life.Err() != nil {
-		return fmt.Errorf("natty: %w", ErrClosed)
-	}
-	join()
-	return nil
-}
-
-// enter registers a consumer that begins to run.
-func (c *Client) enter(e *engine) error { return c.whileOpen(func() { c.engines[e] = struct{}{} }) }
-
-func (c *Client) leave(e *engine) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.engines, e)
-	c.idle.Broadcast()
-}
-
-// enterTerm registers a call that waits for leadership or leads.
-func (c *Client) enterTerm(e *election) error { return c.whileOpen(func() { c.terms[e] = struct{}{} }) }
-
-func (c *Client) leaveTerm(e *election) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.terms, e)
-	c.idle.Broadcast()
-}
-
-// keepLease registers a lock that Close is to give back.
-func (c *Client) keepLease(l *Lease) error { return c.whileOpen(func() { c.leases[l] = struct{}{} }) }
-
-func (c *Client) leaveLease(l *Lease) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.leases, l)
-}
-
-// releaseAll gives back the locks that are still held.
-func (c *Client) releaseAll(ctx context.Context) {
-	c.mu.Lock()
-	leases := slices.Collect(maps.Keys(c.leases))
-	c.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, l := range leases {
-		wg.Go(func() { _ = l.Release(ctx) }) // what the server does not learn expires by itself
-	}
-	wg.Wait()
 }

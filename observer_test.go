@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
@@ -29,7 +30,7 @@ func observer() (events, natty.Option) {
 func await[E natty.Event](t testing.TB, ch events, ok func(E) bool) E {
 	t.Helper()
 	for {
-		if e, is := receive(t, ch).(E); is && ok(e) {
+		if e, is := testkit.Receive(t, ch).(E); is && ok(e) {
 			return e
 		}
 	}
@@ -50,7 +51,7 @@ func TestConnectionIsObserved(t *testing.T) {
 	server := nattytest.Server(t, nattytest.User("ann", secret))
 	host := strings.TrimPrefix(server.URL(), "nats://")
 	ch, observed := observer()
-	c, err := natty.Connect(testCtx(t), natty.Config{Name: "test", Servers: []string{"nats://ann:" + secret + "@" + host}}, quiet, observed)
+	c, err := natty.Connect(testkit.Ctx(t), natty.Config{Name: "test", Servers: []string{"nats://ann:" + secret + "@" + host}}, testkit.Quiet, observed)
 	require.NoError(t, err)
 	changed := func() natty.ConnectionEvent {
 		return await(t, ch, func(e natty.ConnectionEvent) bool {
@@ -66,7 +67,7 @@ func TestConnectionIsObserved(t *testing.T) {
 	await(t, ch, func(e natty.ConnectionEvent) bool { return e.Err != nil && !e.Connected }) // why
 	require.NoError(t, server.Restart())
 	assert.True(t, changed().Connected)
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 	assert.False(t, changed().Connected, "Close waits for what is queued")
 	assert.Empty(t, ch)
 }
@@ -75,7 +76,7 @@ func TestWhyThereIsNoConnectionIsObserved(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t, nattytest.User("ann", "right"))
 	ch, observed := observer()
-	_, err := natty.Connect(testCtx(t), natty.Config{Servers: []string{server.URL()}, User: "ann", Password: secret}, quiet, observed)
+	_, err := natty.Connect(testkit.Ctx(t), natty.Config{Servers: []string{server.URL()}, User: "ann", Password: secret}, testkit.Quiet, observed)
 	require.ErrorIs(t, err, nats.ErrAuthorization)
 	told := rest[natty.ConnectionEvent](ch)
 	require.NotEmpty(t, told)
@@ -100,26 +101,26 @@ func TestConsumerIsObservedThroughARestart(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	ch, observed := observer()
-	c := connect(t, natty.Config{Servers: []string{server.URL()}}, observed)
-	ensure(t, c, "S", "s.>")
-	fill(t, c, "s.a", 1)
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, observed)
+	testkit.Ensure(t, c, "S", "s.>")
+	testkit.Fill(t, c, "s.a", 1)
 	var once sync.Once
 	handled := make(chan struct{})
-	stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "d", Backoff: natty.Backoff{Min: time.Millisecond}},
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "d", Backoff: natty.Backoff{Min: time.Millisecond}},
 		func(context.Context, *nats.Msg) (err error) {
-			once.Do(func() { err = errHandler })
+			once.Do(func() { err = testkit.ErrHandler })
 			if err == nil {
 				close(handled)
 			}
 			return err
 		})
-	receive(t, handled)
+	testkit.Receive(t, handled)
 	server.Stop()
-	eventually(t, func() bool { return only(c).State == natty.ConsumerDisconnected }, "it is disconnected")
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerDisconnected }, "it is disconnected")
 	require.NoError(t, server.Restart())
-	eventually(t, func() bool { return only(c).State == natty.ConsumerRunning }, "it runs")
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it runs")
 	require.NoError(t, stop())
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 	told := rest[natty.ConsumerEvent](ch)
 	assert.Equal(t, []natty.ConsumerState{
 		natty.ConsumerStarting, natty.ConsumerRunning, natty.ConsumerDisconnected, natty.ConsumerRunning, natty.ConsumerStopping, natty.ConsumerStopped,
@@ -138,8 +139,8 @@ func TestConsumerIsObservedThroughARestart(t *testing.T) {
 func TestConsumerThatCannotWorkIsObservedToStop(t *testing.T) {
 	t.Parallel()
 	ch, observed := observer()
-	c := connect(t, natty.Config{Servers: []string{nattytest.Server(t).URL()}}, observed)
-	err := c.Process(testCtx(t), natty.ConsumerConfig{Subjects: []string{"none"}, Durable: "d"}, func(context.Context, *nats.Msg) error { return nil })
+	c := testkit.Connect(t, natty.Config{Servers: []string{nattytest.Server(t).URL()}}, observed)
+	err := c.Process(testkit.Ctx(t), natty.ConsumerConfig{Subjects: []string{"none"}, Durable: "d"}, func(context.Context, *nats.Msg) error { return nil })
 	require.ErrorIs(t, err, natty.ErrNoStream)
 	last := await(t, ch, func(e natty.ConsumerEvent) bool { return e.State == natty.ConsumerStopped })
 	assert.Equal(t, err, last.Err)
@@ -149,9 +150,9 @@ func TestStandbyIsNotObservedToRunWhenItConnectsAgain(t *testing.T) {
 	t.Parallel()
 	ch, observed := observer()
 	link := nattytest.Proxy(t, nattytest.Server(t).URL())
-	c := connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
-	ensure(t, c, "S", "s.>")
-	stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Exclusive: true}, func(context.Context, *nats.Msg) error { return nil })
+	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
+	testkit.Ensure(t, c, "S", "s.>")
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Exclusive: true}, func(context.Context, *nats.Msg) error { return nil })
 	in := func(s natty.ConsumerState) {
 		t.Helper()
 		e := await(t, ch, func(e natty.ConsumerEvent) bool { return e.Err == nil && e.State != natty.ConsumerStarting })
@@ -182,23 +183,23 @@ func TestElectionAndDepositionAreObserved(t *testing.T) {
 	link := nattytest.Proxy(t, server.URL())
 	t.Cleanup(link.Thaw)
 	ch, observed := observer()
-	c := connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
+	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
 	ignore := make(chan struct{})
 	notice := sync.OnceFunc(func() { close(ignore) })
-	first := lead(t, c, electing("first"), func(ctx context.Context, _ *natty.Term) error { <-ignore; <-ctx.Done(); return nil })
+	first := testkit.Lead(t, c, testkit.Electing("first"), func(ctx context.Context, _ *natty.Term) error { <-ignore; <-ctx.Done(); return nil })
 	t.Cleanup(notice)
 	change := func(e natty.ElectionEvent) bool { return e.Err == nil || !e.Leading }
 	elected := await(t, ch, change)
 	assert.NotZero(t, elected.Token)
 	assert.Equal(t, natty.ElectionEvent{Bucket: "elections", Key: "job", NodeName: "first", Leading: true, Token: elected.Token}, elected)
 	h := election(c)
-	assert.WithinDuration(t, time.Now(), h.Since, patience)
+	assert.WithinDuration(t, time.Now(), h.Since, testkit.Patience)
 	assert.Equal(t, natty.ElectionHealth{Bucket: "elections", Key: "job", NodeName: "first", Leading: true, Since: h.Since, Token: elected.Token}, h)
 
 	ch2, observed2 := observer()
-	c2 := connect(t, natty.Config{Servers: []string{server.URL()}}, observed2)
-	second := lead(t, c2, electing("second"), func(ctx context.Context, _ *natty.Term) error { <-ctx.Done(); return nil })
-	eventually(t, func() bool { return election(c2).NodeName == "second" }, "it stands by")
+	c2 := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, observed2)
+	second := testkit.Lead(t, c2, testkit.Electing("second"), func(ctx context.Context, _ *natty.Term) error { <-ctx.Done(); return nil })
+	testkit.Eventually(t, func() bool { return election(c2).NodeName == "second" }, "it stands by")
 	assert.False(t, election(c2).Leading)
 	link.Freeze()
 	over := await(t, ch, change)
@@ -228,18 +229,18 @@ func TestLossOfALockIsObserved(t *testing.T) {
 	link := nattytest.Proxy(t, server.URL())
 	t.Cleanup(link.Thaw)
 	ch, observed := observer()
-	c := connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
-	given, err := c.Lock(testCtx(t), natty.LockConfig{Bucket: "locks", Key: "other"})
+	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, observed)
+	given, err := c.Lock(testkit.Ctx(t), natty.LockConfig{Bucket: "locks", Key: "other"})
 	require.NoError(t, err)
-	require.NoError(t, given.Release(testCtx(t)))
-	l, err := c.Lock(testCtx(t), door(leaseTTL))
+	require.NoError(t, given.Release(testkit.Ctx(t)))
+	l, err := c.Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
 	require.NoError(t, err)
 	link.Freeze()
 	lost := await(t, ch, func(natty.LockEvent) bool { return true })
 	require.ErrorIs(t, lost.Err, natty.ErrDeposed)
 	assert.Equal(t, natty.LockEvent{Bucket: "locks", Key: "door", Owner: "test", Token: l.Token(), Err: lost.Err}, lost)
 	link.Thaw()
-	require.ErrorIs(t, l.Release(testCtx(t)), natty.ErrDeposed)
+	require.ErrorIs(t, l.Release(testkit.Ctx(t)), natty.ErrDeposed)
 }
 
 func TestObserverThatBlocksHoldsUpNothing(t *testing.T) {
@@ -249,27 +250,27 @@ func TestObserverThatBlocksHoldsUpNothing(t *testing.T) {
 	free, blocked := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(free) })
 	var once sync.Once
-	c, err := natty.Connect(testCtx(t), natty.Config{Name: "test", Servers: []string{server.URL()}}, natty.WithLogger(log.logger()),
+	c, err := natty.Connect(testkit.Ctx(t), natty.Config{Name: "test", Servers: []string{server.URL()}}, natty.WithLogger(log.logger()),
 		natty.WithObserver(natty.ObserverFunc(func(natty.Event) { once.Do(func() { close(blocked) }); <-free })))
 	require.NoError(t, err)
-	receive(t, blocked)
-	ensure(t, c, "S", "s.>")
+	testkit.Receive(t, blocked)
+	testkit.Ensure(t, c, "S", "s.>")
 	const n = 300 // more than wait for an Observer
-	fill(t, c, "s.a", n)
-	var ok tally
-	stop := process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Concurrency: 4, Backoff: natty.Backoff{Min: time.Millisecond}},
+	testkit.Fill(t, c, "s.a", n)
+	var ok testkit.Tally
+	stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}, Concurrency: 4, Backoff: natty.Backoff{Min: time.Millisecond}},
 		func(ctx context.Context, msg *nats.Msg) error {
 			if d, _ := natty.DeliveryFrom(ctx); d.Attempt == 1 {
-				return errHandler
+				return testkit.ErrHandler
 			}
-			ok.add(msg)
+			ok.Add(msg)
 			return nil
 		})
-	eventually(t, func() bool { return ok.distinct() == n }, "all is handled")
+	testkit.Eventually(t, func() bool { return ok.Distinct() == n }, "all is handled")
 	require.NoError(t, stop())
 	assert.NotZero(t, c.Health().EventsDropped)
 	assert.Equal(t, 1, strings.Count(log.String(), `"msg":"natty: a callback is too slow`), "which is logged once")
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 }
 
 func TestObserverThatPanicsIsToldTheRest(t *testing.T) {
@@ -277,7 +278,7 @@ func TestObserverThatPanicsIsToldTheRest(t *testing.T) {
 	server := nattytest.Server(t)
 	var log logged
 	ch := make(events, 100)
-	c := connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithLogger(log.logger()),
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithLogger(log.logger()),
 		natty.WithObserver(natty.ObserverFunc(func(e natty.Event) { ch <- e; panic("no") })))
 	await(t, ch, func(e natty.ConnectionEvent) bool { return e.Connected })
 	require.NoError(t, c.Conn().ForceReconnect())
@@ -286,51 +287,19 @@ func TestObserverThatPanicsIsToldTheRest(t *testing.T) {
 	assert.Contains(t, log.String(), "observer_test.go", "where it panicked")
 }
 
-func TestWritersAreInHealth(t *testing.T) {
-	t.Parallel()
-	server := nattytest.Server(t)
-	link := nattytest.Proxy(t, server.URL())
-	t.Cleanup(link.Thaw)
-	c := connectTo(t, link.URL())
-	ensure(t, c, "S", "s.>")
-	other, err := c.NewWriter(natty.WriterConfig{MaxPending: 5})
-	require.NoError(t, err)
-	w, err := c.NewWriter(natty.WriterConfig{})
-	require.NoError(t, err)
-	require.NoError(t, w.Write(testCtx(t), &nats.Msg{Subject: "none", Data: []byte("x")}))
-	require.Error(t, w.Flush(testCtx(t)))
-	h := c.Health().Writers
-	require.Len(t, h, 2)
-	assert.Equal(t, natty.WriterHealth{MaxPending: 5, MaxPendingBytes: 64 << 20}, h[0])
-	assert.Contains(t, h[1].LastError, "no stream holds")
-	assert.Equal(t, natty.WriterHealth{MaxPending: 4096, MaxPendingBytes: 64 << 20, Failed: 1, LastError: h[1].LastError}, h[1])
-
-	link.Freeze()
-	require.NoError(t, w.Write(testCtx(t), &nats.Msg{Subject: "s.a", Data: []byte("12345")}))
-	h = c.Health().Writers
-	assert.Equal(t, 1, h[1].Pending)
-	assert.Equal(t, len("s.a")+5, h[1].PendingBytes)
-	link.Thaw()
-	require.NoError(t, w.Flush(testCtx(t)))
-	assert.Zero(t, c.Health().Writers[1].Pending)
-	require.NoError(t, w.Close(testCtx(t)))
-	require.NoError(t, other.Close(testCtx(t)))
-	assert.Empty(t, c.Health().Writers)
-}
-
 func TestKeyThatNeverExpiresIsNotWaitedForInSilence(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	ch, observed := observer()
-	c := connect(t, natty.Config{Servers: []string{server.URL()}}, observed)
-	cfg := electing("a")
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, observed)
+	cfg := testkit.Electing("a")
 	cfg.BucketTTL = time.Second
-	require.NoError(t, c.Lead(testCtx(t), cfg, func(context.Context, *natty.Term) error { return nil }))
-	ack, err := c.JetStream().PublishMsg(testCtx(t), &nats.Msg{
+	require.NoError(t, c.Lead(testkit.Ctx(t), cfg, func(context.Context, *natty.Term) error { return nil }))
+	ack, err := c.JetStream().PublishMsg(testkit.Ctx(t), &nats.Msg{
 		Subject: "$KV.elections.job", Data: []byte("by hand"), Header: nats.Header{jetstream.MsgTTLHeader: {"never"}},
 	})
 	require.NoError(t, err)
-	lead(t, c, cfg, func(ctx context.Context, _ *natty.Term) error { <-ctx.Done(); return nil })
+	testkit.Lead(t, c, cfg, func(ctx context.Context, _ *natty.Term) error { <-ctx.Done(); return nil })
 	stuck := await(t, ch, func(e natty.ElectionEvent) bool { return e.Err != nil })
 	assert.False(t, stuck.Leading)
 	assert.Zero(t, stuck.Token)
@@ -338,6 +307,6 @@ func TestKeyThatNeverExpiresIsNotWaitedForInSilence(t *testing.T) {
 		require.ErrorContains(t, stuck.Err, part)
 	}
 	assert.Equal(t, stuck.Err.Error(), election(c).LastError)
-	require.NoError(t, c.Delete(testCtx(t), "elections", "job"))
+	require.NoError(t, c.Delete(testkit.Ctx(t), "elections", "job"))
 	assert.True(t, await(t, ch, func(natty.ElectionEvent) bool { return true }).Leading, "and it is told of once")
 }

@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
@@ -163,7 +165,7 @@ func TestNeitherErrorNorLogNorHealthShowsASecret(t *testing.T) {
 			if err != nil {
 				return
 			}
-			eventually(t, func() bool { return c.Health().LastError != "" }, "the reason is known")
+			testkit.Eventually(t, func() bool { return c.Health().LastError != "" }, "the reason is known")
 			data, err := json.Marshal(c.Health())
 			require.NoError(t, err)
 			for _, text := range []string{fmt.Sprintf("%+v", c.Health()), string(data), fmt.Sprintf("%v %+v %#v %s", c, c, c, c)} {
@@ -173,7 +175,7 @@ func TestNeitherErrorNorLogNorHealthShowsASecret(t *testing.T) {
 				assert.False(t, exposes(text), text)
 			}
 			log.logger().Info("client", "client", c)
-			require.NoError(t, c.Close(testCtx(t)))
+			require.NoError(t, c.Close(testkit.Ctx(t)))
 			assert.False(t, exposes(log.String()), &log)
 		})
 	}
@@ -184,10 +186,10 @@ func TestClientWithASecretInItsURLShowsOnlyTheHost(t *testing.T) {
 	server := nattytest.Server(t, nattytest.User("ann", secret))
 	host := strings.TrimPrefix(server.URL(), "nats://")
 	var log logged
-	c := connect(t, natty.Config{Servers: []string{"nats://ann:" + secret + "@" + host}}, natty.WithLogger(log.logger()))
-	eventually(t, func() bool { return strings.Contains(log.String(), "connected") }, "it is logged")
+	c := testkit.Connect(t, natty.Config{Servers: []string{"nats://ann:" + secret + "@" + host}}, natty.WithLogger(log.logger()))
+	testkit.Eventually(t, func() bool { return strings.Contains(log.String(), "connected") }, "it is logged")
 	require.NoError(t, server.Restart())
-	eventually(t, func() bool { return c.Health().Reconnects == 1 && c.Health().Connected }, "it reconnects")
+	testkit.Eventually(t, func() bool { return c.Health().Reconnects == 1 && c.Health().Connected }, "it reconnects")
 	assert.Contains(t, c.Health().Server, host)
 	text := fmt.Sprintf("%v %+v %#v %s %+v", c, c, c, log.String(), c.Health())
 	assert.False(t, exposes(text), text)
@@ -240,7 +242,7 @@ func TestConfigThatCanNeverWorkIsRefusedAtOnce(t *testing.T) {
 	} {
 		for _, lazy := range []bool{false, true} {
 			wrong.cfg.LazyConnect = lazy
-			_, err := natty.Connect(testCtx(t), wrong.cfg, quiet)
+			_, err := natty.Connect(testkit.Ctx(t), wrong.cfg, testkit.Quiet)
 			var config *natty.ConfigError
 			require.ErrorAs(t, err, &config, name)
 			assert.Equal(t, wrong.field, config.Field, name)
@@ -267,7 +269,7 @@ func TestOptionThatCanNeverWorkIsRefusedAtOnce(t *testing.T) {
 		"contradicting options":  {natty.WithNATSOptions(nats.Nkey("U", func([]byte) ([]byte, error) { return nil, nil }), jwtOnly), "WithNATSOptions", nats.ErrNkeyAndUser},
 		"nkey without signature": {natty.WithNATSOptions(func(o *nats.Options) error { o.Nkey = "U"; return nil }), "WithNATSOptions", nats.ErrNkeyButNoSigCB},
 	} {
-		_, err := natty.Connect(testCtx(t), natty.Config{Servers: []string{server.URL()}}, quiet, wrong.opt)
+		_, err := natty.Connect(testkit.Ctx(t), natty.Config{Servers: []string{server.URL()}}, testkit.Quiet, wrong.opt)
 		var config *natty.ConfigError
 		require.ErrorAs(t, err, &config, name)
 		assert.Equal(t, wrong.field, config.Field, name)
@@ -287,9 +289,9 @@ func TestServersComeFromTheEnvironmentAndNeedNoScheme(t *testing.T) {
 	host := strings.TrimPrefix(server.URL(), "nats://")
 	t.Setenv("NATS_URL", " 127.0.0.1:1 ,, "+host)
 	for name, servers := range map[string][]string{
-		"not set": nil, "empty": {""}, "list": {"127.0.0.1:1," + host}, "one": {host}, "several": {"nats://127.0.0.1:1", server.URL()},
+		"not set": nil, "list": {"127.0.0.1:1," + host}, "one": {host}, "several": {"nats://127.0.0.1:1", server.URL()},
 	} {
-		c := connect(t, natty.Config{Servers: servers})
+		c := testkit.Connect(t, natty.Config{Servers: servers})
 		assert.Equal(t, server.URL(), c.Health().Server, name)
 	}
 }
@@ -297,9 +299,9 @@ func TestServersComeFromTheEnvironmentAndNeedNoScheme(t *testing.T) {
 func TestNilLoggerIsTheDefaultOne(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
-	c, err := natty.Connect(testCtx(t), natty.Config{Servers: []string{server.URL()}, LazyConnect: true}, quiet, natty.WithLogger(nil))
+	c, err := natty.Connect(testkit.Ctx(t), natty.Config{Servers: []string{server.URL()}, LazyConnect: true}, testkit.Quiet, natty.WithLogger(nil))
 	require.NoError(t, err)
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 }
 
 // countingDialer is a caller's own dialer.
@@ -307,7 +309,7 @@ type countingDialer struct{ n atomic.Int64 }
 
 func (d *countingDialer) Dial(network, address string) (net.Conn, error) {
 	d.n.Add(1)
-	return net.DialTimeout(network, address, patience)
+	return net.DialTimeout(network, address, testkit.Patience)
 }
 
 func TestHandlersOfNATSOptionsAreCalledBesideNattys(t *testing.T) {
@@ -323,12 +325,12 @@ func TestHandlersOfNATSOptionsAreCalledBesideNattys(t *testing.T) {
 	wait := func(name string) event {
 		t.Helper()
 		for {
-			if e := receive(t, events); e.name == name {
+			if e := testkit.Receive(t, events); e.name == name {
 				return e
 			}
 		}
 	}
-	c := connect(t, natty.Config{Servers: []string{server.URL()}, User: "ann", Password: "a"}, natty.WithNATSOptions(
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}, User: "ann", Password: "a"}, natty.WithNATSOptions(
 		nats.SetCustomDialer(dialer),
 		nats.ConnectHandler(on("connected")),
 		nats.ReconnectHandler(on("reconnected")),
@@ -349,9 +351,9 @@ func TestHandlersOfNATSOptionsAreCalledBesideNattys(t *testing.T) {
 	require.EqualError(t, wait("disconnected").err, c.Health().LastError)
 	require.NoError(t, server.Restart())
 	wait("reconnected")
-	eventually(t, func() bool { return c.Health().Reconnects == 1 && c.Health().Connected }, "natty is told too")
+	testkit.Eventually(t, func() bool { return c.Health().Reconnects == 1 && c.Health().Connected }, "natty is told too")
 	assert.GreaterOrEqual(t, dialer.n.Load(), int64(2))
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 	assert.NoError(t, wait("disconnected").err, "a Close is no fault")
 	wait("closed")
 }
@@ -360,33 +362,33 @@ func TestDeprecatedDisconnectHandlerIsCalledBesideNattys(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	lost := make(chan struct{}, 10)
-	c := connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(
 		nats.DisconnectHandler(func(*nats.Conn) { lost <- struct{}{} }),
 	))
 	require.NoError(t, server.Restart())
-	receive(t, lost)
-	eventually(t, func() bool { return c.Health().Reconnects == 1 }, "natty is told too")
+	testkit.Receive(t, lost)
+	testkit.Eventually(t, func() bool { return c.Health().Reconnects == 1 }, "natty is told too")
 }
 
 func TestNATSOptionsCannotTurnOffReconnectingNorOnTheReconnectBuffer(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
-	c := connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}}, natty.WithNATSOptions(
 		nats.NoReconnect(), nats.MaxReconnects(0), nats.ReconnectBufSize(1<<20), nats.RetryOnFailedConnect(false),
 		func(o *nats.Options) error { o.IgnoreAuthErrorAbort = false; return nil },
 	))
 	server.Stop()
-	eventually(t, func() bool { return !c.Health().Connected }, "the loss is seen")
+	testkit.Eventually(t, func() bool { return !c.Health().Connected }, "the loss is seen")
 	require.ErrorIs(t, c.Conn().Publish("a", nil), nats.ErrReconnectBufExceeded)
 	require.NoError(t, server.Restart())
-	eventually(t, func() bool { return c.Health().Connected }, "it reconnects")
+	testkit.Eventually(t, func() bool { return c.Health().Connected }, "it reconnects")
 }
 
 func TestTunablesOfNATSOptionsAreKept(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)
 	pauses := make(chan int, 1000)
-	c := connect(t, natty.Config{Servers: []string{server.URL()}, Name: "orders"}, natty.WithNATSOptions(
+	c := testkit.Connect(t, natty.Config{Servers: []string{server.URL()}, Name: "orders"}, natty.WithNATSOptions(
 		nats.Name("overruled"), nats.MaxPingsOutstanding(7), nats.CustomInboxPrefix("_MINE"),
 		nats.CustomReconnectDelay(func(n int) time.Duration { pauses <- n; return time.Millisecond }),
 	))
@@ -394,7 +396,7 @@ func TestTunablesOfNATSOptionsAreKept(t *testing.T) {
 	assert.Equal(t, 7, c.Conn().Opts.MaxPingsOut)
 	assert.Contains(t, c.Conn().NewInbox(), "_MINE.")
 	require.NoError(t, server.Restart())
-	assert.Equal(t, 1, receive(t, pauses))
+	assert.Equal(t, 1, testkit.Receive(t, pauses))
 }
 
 func TestWithConnUsesTheCallersConnectionAndLeavesItOpen(t *testing.T) {
@@ -412,20 +414,20 @@ func TestWithConnUsesTheCallersConnectionAndLeavesItOpen(t *testing.T) {
 		for range 3 {
 			require.NoError(t, nc.Publish(sub.Subject, nil))
 		}
-		require.ErrorIs(t, receive(t, errs), nats.ErrSlowConsumer)
+		require.ErrorIs(t, testkit.Receive(t, errs), nats.ErrSlowConsumer)
 		require.NoError(t, sub.Unsubscribe())
 	}
 	before := nc.NumSubscriptions()
 	for range 2 {
-		c, err := natty.Connect(testCtx(t), natty.Config{Name: "test"}, quiet, natty.WithConn(nc))
+		c, err := natty.Connect(testkit.Ctx(t), natty.Config{Name: "test"}, testkit.Quiet, natty.WithConn(nc))
 		require.NoError(t, err)
 		assert.Same(t, nc, c.Conn())
-		ensure(t, c, "ORDERS", "orders.>")
-		fill(t, c, "orders.new", 1)
+		testkit.Ensure(t, c, "ORDERS", "orders.>")
+		testkit.Fill(t, c, "orders.new", 1)
 		slow()
 		assert.Contains(t, c.Health().LastError, "slow consumer")
-		require.NoError(t, c.Close(testCtx(t)))
-		require.ErrorIs(t, c.Publish(testCtx(t), "orders.new", nil), natty.ErrClosed)
+		require.NoError(t, c.Close(testkit.Ctx(t)))
+		require.ErrorIs(t, c.Publish(testkit.Ctx(t), "orders.new", nil), natty.ErrClosed)
 		assert.True(t, nc.IsConnected())
 		last := c.Health().LastError
 		slow() // reaches their handler
@@ -441,17 +443,17 @@ func TestWithConnFollowsReconnectsOfTheCallersConnection(t *testing.T) {
 	nc, err := nats.Connect(server.URL(), nats.ReconnectBufSize(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0))
 	require.NoError(t, err)
 	defer nc.Close()
-	c, err := natty.Connect(testCtx(t), natty.Config{Name: "test"}, quiet, natty.WithConn(nc))
+	c, err := natty.Connect(testkit.Ctx(t), natty.Config{Name: "test"}, testkit.Quiet, natty.WithConn(nc))
 	require.NoError(t, err)
-	ensure(t, c, "ORDERS", "orders.>")
+	testkit.Ensure(t, c, "ORDERS", "orders.>")
 	server.Stop()
-	eventually(t, func() bool { return !c.Health().Connected }, "the loss is seen")
+	testkit.Eventually(t, func() bool { return !c.Health().Connected }, "the loss is seen")
 	require.NoError(t, server.Restart())
-	require.NoError(t, c.Publish(testCtx(t), "orders.new", nil))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "orders.new", nil))
 	nc.Close()
-	require.ErrorIs(t, c.Publish(testCtx(t), "orders.new", nil), natty.ErrClosed)
-	eventually(t, func() bool { return !c.Health().Connected }, "the end is seen")
-	require.NoError(t, c.Close(testCtx(t)))
+	require.ErrorIs(t, c.Publish(testkit.Ctx(t), "orders.new", nil), natty.ErrClosed)
+	testkit.Eventually(t, func() bool { return !c.Health().Connected }, "the end is seen")
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 }
 
 func TestConnectionThatTheCallerHasJustClosedIsNoErrorOfClose(t *testing.T) {
@@ -460,9 +462,58 @@ func TestConnectionThatTheCallerHasJustClosedIsNoErrorOfClose(t *testing.T) {
 	for range 10 { // natty is told a moment later
 		nc, err := nats.Connect(server.URL())
 		require.NoError(t, err)
-		c, err := natty.Connect(testCtx(t), natty.Config{Name: "test"}, quiet, natty.WithConn(nc))
+		c, err := natty.Connect(testkit.Ctx(t), natty.Config{Name: "test"}, testkit.Quiet, natty.WithConn(nc))
 		require.NoError(t, err)
 		nc.Close()
-		require.NoError(t, c.Close(testCtx(t)))
+		require.NoError(t, c.Close(testkit.Ctx(t)))
 	}
+}
+
+func TestNilOptionsAreSkippedOrNamed(t *testing.T) {
+	t.Parallel()
+	url := nattytest.Server(t).URL()
+	c := testkit.Connect(t, natty.Config{Servers: []string{url}}, nil, natty.WithNATSOptions(nil))
+	testkit.Ensure(t, c, "S", "s")
+	var bad *natty.ConfigError
+	require.ErrorAs(t, c.Publish(testkit.Ctx(t), "s", nil, nil), &bad)
+	assert.Equal(t, "opts", bad.Field)
+}
+
+func TestConfigsNumbersAreRefusedOrWorkWhateverTheyAre(t *testing.T) {
+	t.Parallel()
+	url := nattytest.Server(t).URL()
+	cfg := natty.Config{Name: "test"}
+	extremes(&cfg, func(field string, value int64) {
+		cfg := cfg
+		cfg.Servers = []string{url}
+		c, err := natty.Connect(testkit.Ctx(t), cfg)
+		if value < 0 {
+			var bad *natty.ConfigError
+			require.ErrorAs(t, err, &bad, "%s %d", field, value)
+			return
+		}
+		require.NoError(t, err, "%s %d", field, value)
+		_, err = c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		require.NoError(t, err)
+		if field != "PublishTimeout" || value > 1 {
+			require.NoError(t, c.Publish(t.Context(), "s", nil), "%s %d", field, value)
+		}
+		require.NoError(t, c.Close(testkit.Ctx(t)))
+	})
+}
+
+func TestServersThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, servers := range [][]string{
+		{""}, {" ", ","}, {"nats://127.0.0.1:65536"}, {"127.0.0.1:0"}, {"nats://h", "tls://h:99999999999999999999"},
+	} {
+		_, err := natty.Connect(testkit.Ctx(t), natty.Config{Servers: servers})
+		var bad *natty.ConfigError
+		require.ErrorAs(t, err, &bad, "%q", servers)
+		assert.Contains(t, bad.Field, "servers[")
+	}
+	_, err := natty.ParseService([]byte(`{"name": "a", "servers": [""], "consumers": [
+		{"name": "c", "type": "nats", "nats": {"subjects": ["s"]}}
+	]}`))
+	require.Error(t, err, "a variable may be empty")
 }

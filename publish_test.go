@@ -2,8 +2,8 @@ package natty_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
@@ -23,45 +24,19 @@ import (
 func publishError(t testing.TB, c *natty.Client, msg *nats.Msg, opts ...jetstream.PublishOpt) *natty.PublishError {
 	t.Helper()
 	begin := time.Now()
-	ack, err := c.PublishMsg(testCtx(t), msg, opts...)
+	ack, err := c.PublishMsg(testkit.Ctx(t), msg, opts...)
 	took := time.Since(begin)
 	require.Error(t, err)
 	assert.Nil(t, ack)
-	assert.Less(t, took, atOnce, "it must not take this long: %v", err)
+	assert.Less(t, took, testkit.AtOnce, "it must not take this long: %v", err)
 	var failed *natty.PublishError
 	require.ErrorAs(t, err, &failed)
 	return failed
 }
 
-// restrict makes a server with the user "app", who may publish to allowed only.
-func restrict(t testing.TB, allowed ...string) *nattytest.Node {
-	t.Helper()
-	return nattytest.Server(t, nattytest.User("root", "secret"), nattytest.Options(func(o *server.Options) {
-		o.Users = append(o.Users, &server.User{
-			Username: "app", Password: "secret",
-			Permissions: &server.Permissions{
-				Publish:   &server.SubjectPermission{Allow: allowed},
-				Subscribe: &server.SubjectPermission{Allow: []string{">"}},
-			},
-		})
-	}))
-}
-
-func login(t testing.TB, url, user string) *natty.Client {
-	t.Helper()
-	return connect(t, natty.Config{Servers: []string{url}, User: user, Password: "secret"})
-}
-
-func stored(t testing.TB, s jetstream.Stream) uint64 {
-	t.Helper()
-	info, err := s.Info(testCtx(t))
-	require.NoError(t, err)
-	return info.State.Msgs
-}
-
 func TestPublishWithoutStreamFailsAtOnce(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	err := publishError(t, c, &nats.Msg{Subject: "nobody.listens"})
 	require.ErrorIs(t, err, natty.ErrNoStream)
 	require.ErrorIs(t, err, nats.ErrNoResponders)
@@ -73,21 +48,62 @@ func TestPublishWithoutStreamFailsAtOnce(t *testing.T) {
 func TestPublishOfWhatTheServerFindsTooLargeNamesSizeAndLimit(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.MaxPayload = 1000 }))
-	c := connectTo(t, node.URL())
-	ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, node.URL())
+	testkit.Ensure(t, c, "S", "s")
 	err := publishError(t, c, &nats.Msg{Subject: "s", Data: make([]byte, 1001)})
 	require.ErrorIs(t, err, natty.ErrTooLarge)
 	require.ErrorIs(t, err, nats.ErrMaxPayload)
 	assert.Contains(t, err.Error(), "takes 1000 at most")
 	assert.False(t, err.Unknown)
 	assert.Zero(t, node.Server().NumSlowConsumers(), "nothing too large is sent: the server would close the connection")
-	require.NoError(t, c.Publish(testCtx(t), "s", make([]byte, 800)))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", make([]byte, 800)))
+}
+
+func TestPublishOverALimitThatWasLoweredIsNamed(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]func(*nattytest.Node) string{
+		"TCP":       (*nattytest.Node).URL,
+		"WebSocket": func(n *nattytest.Node) string { return n.Server().WebsocketURL() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			publishOverALoweredLimit(t, url)
+		})
+	}
+}
+
+func publishOverALoweredLimit(t *testing.T, url func(*nattytest.Node) string) {
+	t.Helper()
+	var lowered server.Options
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) {
+		o.Websocket.Host, o.Websocket.Port, o.Websocket.NoTLS = "127.0.0.1", server.RANDOM_PORT, true
+		lowered = *o
+	}))
+	c := testkit.ConnectTo(t, url(node))
+	s := testkit.Ensure(t, c, "S", "s.>")
+	lowered.MaxPayload, lowered.MaxControlLine = 3000, 1024
+	require.NoError(t, node.Server().ReloadOptions(&lowered))
+
+	large, deep := make([]byte, 5000), "s."+strings.Repeat("a", 1500)
+	err := c.Publish(testkit.Ctx(t), "s.a", large)
+	require.ErrorIs(t, err, natty.ErrTooLarge)
+	var failed *natty.PublishError
+	require.ErrorAs(t, err, &failed)
+	assert.False(t, failed.Unknown, "the server did not read it")
+	begin := time.Now()
+	err = c.Publish(testkit.Ctx(t), deep, nil)
+	require.ErrorIs(t, err, natty.ErrTooLarge)
+	require.ErrorContains(t, err, "max_control_line")
+	assert.Less(t, time.Since(begin), testkit.Patience/2)
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.a", []byte("small")))
+	assert.Equal(t, 3, c.Health().Reconnects, "one for the payload, two for the subject")
+	assert.Equal(t, uint64(1), testkit.Stored(t, s))
 }
 
 func TestPublishOfWhatTheStreamFindsTooLargeNamesSizeAndLimit(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "SMALL", Subjects: []string{"s"}, MaxMsgSize: 100})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "SMALL", Subjects: []string{"s"}, MaxMsgSize: 100})
 	require.NoError(t, err)
 	failed := publishError(t, c, &nats.Msg{Subject: "s", Data: make([]byte, 101)})
 	require.ErrorIs(t, failed, natty.ErrTooLarge)
@@ -99,8 +115,8 @@ func TestPublishOfWhatTheStreamFindsTooLargeNamesSizeAndLimit(t *testing.T) {
 
 func TestPublishOfTooLargeHeadersSaysSo(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
 	err := publishError(t, c, &nats.Msg{Subject: "s", Header: nats.Header{"X": {strings.Repeat("x", 70_000)}}})
 	require.ErrorIs(t, err, natty.ErrTooLarge)
 	assert.Contains(t, err.Error(), "headers")
@@ -108,7 +124,7 @@ func TestPublishOfTooLargeHeadersSaysSo(t *testing.T) {
 
 func TestPublishToAFullStreamFailsAtOnce(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	for name, cfg := range map[string]jetstream.StreamConfig{
 		"max_msgs":             {MaxMsgs: 1},
 		"max_bytes":            {MaxBytes: 300},
@@ -119,37 +135,37 @@ func TestPublishToAFullStreamFailsAtOnce(t *testing.T) {
 			cfg.Subjects = []string{cfg.Name + ".*"}
 			cfg.Discard = jetstream.DiscardNew
 			cfg.Storage = storage
-			s, err := c.EnsureStream(testCtx(t), cfg)
+			s, err := c.EnsureStream(testkit.Ctx(t), cfg)
 			require.NoError(t, err)
-			require.NoError(t, c.Publish(testCtx(t), cfg.Name+".x", make([]byte, 100)))
+			require.NoError(t, c.Publish(testkit.Ctx(t), cfg.Name+".x", make([]byte, 100)))
 			failed := publishError(t, c, &nats.Msg{Subject: cfg.Name + ".x", Data: make([]byte, 150)})
 			require.ErrorIs(t, failed, natty.ErrStreamFull)
 			assert.Contains(t, failed.Error(), cfg.Name)
 			assert.Contains(t, failed.Error(), "at its "+name+" (")
 			assert.False(t, failed.Unknown)
-			assert.EqualValues(t, 1, stored(t, s))
+			assert.EqualValues(t, 1, testkit.Stored(t, s))
 		}
 	}
 }
 
 func TestPublishToAStreamThatRenamesSubjectsAndIsFullFailsAtOnce(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{
 		Name: "S", Subjects: []string{"s.*"}, Discard: jetstream.DiscardNew, MaxMsgsPerSubject: 1, DiscardNewPerSubject: true,
 		SubjectTransform: &jetstream.SubjectTransformConfig{Source: "s.*", Destination: "t.$1"},
 	})
 	require.NoError(t, err)
-	require.NoError(t, c.Publish(testCtx(t), "s.x", nil))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.x", nil))
 	require.ErrorIs(t, publishError(t, c, nats.NewMsg("s.x")), natty.ErrStreamFull)
 }
 
 func TestPublishOverTheAccountsLimitFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	c := connectTo(t, node.URL())
-	ensure(t, c, "S", "s")
-	require.NoError(t, c.Publish(testCtx(t), "s", nil))
+	c := testkit.ConnectTo(t, node.URL())
+	testkit.Ensure(t, c, "S", "s")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", nil))
 	limits := map[string]server.JetStreamAccountLimits{"": {
 		MaxMemory: -1, MaxStore: 1000, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1, MemoryMaxStreamBytes: -1, StoreMaxStreamBytes: -1,
 	}}
@@ -162,9 +178,9 @@ func TestPublishOverTheAccountsLimitFailsAtOnce(t *testing.T) {
 
 func TestPublishAgainstAnExpectationFailsAtOnce(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s.*")
-	require.NoError(t, c.Publish(testCtx(t), "s.a", nil))
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s.*")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.a", nil))
 	for name, tt := range map[string]struct {
 		opt  jetstream.PublishOpt
 		code jetstream.ErrorCode
@@ -182,19 +198,19 @@ func TestPublishAgainstAnExpectationFailsAtOnce(t *testing.T) {
 		assert.False(t, err.Unknown, name)
 		require.NotErrorIs(t, err, natty.ErrStreamFull, name)
 	}
-	assert.EqualValues(t, 1, stored(t, s))
+	assert.EqualValues(t, 1, testkit.Stored(t, s))
 }
 
 func TestPublishWithoutPermissionFailsAtOnceAndLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	node := restrict(t, "s.allowed", "$JS.API.>")
-	ensure(t, login(t, node.URL(), "root"), "S", "s.*")
-	c := login(t, node.URL(), "app")
+	node := testkit.Restrict(t, "s.allowed", "$JS.API.>")
+	testkit.Ensure(t, testkit.Login(t, node.URL(), "root"), "S", "s.*")
+	c := testkit.Login(t, node.URL(), "app")
 	var others sync.WaitGroup
 	for range 4 {
 		others.Go(func() {
 			for range 50 {
-				assert.NoError(t, c.Publish(testCtx(t), "s.allowed", nil))
+				assert.NoError(t, c.Publish(testkit.Ctx(t), "s.allowed", nil))
 			}
 		})
 	}
@@ -209,8 +225,8 @@ func TestPublishWithoutPermissionFailsAtOnceAndLeavesOthersAlone(t *testing.T) {
 
 func TestPublishToAStreamThatAcknowledgesNothingSaysSo(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"s"}, NoAck: true})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"s"}, NoAck: true})
 	require.NoError(t, err)
 	failed := publishError(t, c, nats.NewMsg("s"))
 	var wrong *natty.ConfigError
@@ -218,12 +234,12 @@ func TestPublishToAStreamThatAcknowledgesNothingSaysSo(t *testing.T) {
 	assert.Equal(t, "SILENT", wrong.Value)
 	assert.Contains(t, failed.Error(), "no_ack")
 	assert.True(t, failed.Unknown)
-	assert.EqualValues(t, 1, stored(t, s), "it is not sent again")
+	assert.EqualValues(t, 1, testkit.Stored(t, s), "it is not sent again")
 }
 
 func TestPublishAnsweredByAServiceIsNotTakenForStored(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	for i, answer := range []string{"", "done", "{}", `"x"`, "[]", `{"seq":1}`, `{"stream":"","seq":1}`, "null"} {
 		subject := fmt.Sprintf("service.%d", i)
 		_, err := c.Conn().Subscribe(subject, func(m *nats.Msg) { assert.NoError(t, m.Respond([]byte(answer))) })
@@ -236,7 +252,7 @@ func TestPublishAnsweredByAServiceIsNotTakenForStored(t *testing.T) {
 
 func TestPublishOfNoMessageIsRefused(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	err := publishError(t, c, nil)
 	var wrong *natty.ConfigError
 	require.ErrorAs(t, err, &wrong)
@@ -245,8 +261,8 @@ func TestPublishOfNoMessageIsRefused(t *testing.T) {
 
 func TestPublishToAnInvalidSubjectSendsNothing(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "ALL", "s.>")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "ALL", "s.>")
 	for _, subject := range []string{
 		"", " ", "s.*", "s.>", ">", "*", "s..a", ".s", "s.", "s a", "s.a\tb", "s.a\r\nPUB s.b 0\r\n\r\n", "s.\x00", "s.a ",
 	} {
@@ -256,16 +272,16 @@ func TestPublishToAnInvalidSubjectSendsNothing(t *testing.T) {
 		assert.Equal(t, "subject", wrong.Field)
 		assert.Empty(t, err.MsgID, "it was not sent")
 		assert.False(t, err.Unknown)
-		require.ErrorAs(t, c.Publish(testCtx(t), subject, nil), &wrong)
+		require.ErrorAs(t, c.Publish(testkit.Ctx(t), subject, nil), &wrong)
 	}
-	require.NoError(t, c.Publish(testCtx(t), "s.a*b.c>", nil), "no wildcard: it is part of a token")
-	assert.EqualValues(t, 1, stored(t, s))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.a*b.c>", nil), "no wildcard: it is part of a token")
+	assert.EqualValues(t, 1, testkit.Stored(t, s))
 }
 
 func TestPublishWithOptionsThatNATSRefusesSendsNothing(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
 	for _, opt := range []jetstream.PublishOpt{
 		jetstream.WithExpectLastSequenceForSubject(1, ""), jetstream.WithRetryWait(-1), jetstream.WithRetryAttempts(-1),
 		jetstream.WithStallWait(-1), jetstream.WithStallWait(time.Second), jetstream.WithScheduleEvery(1),
@@ -276,37 +292,37 @@ func TestPublishWithOptionsThatNATSRefusesSendsNothing(t *testing.T) {
 		assert.Equal(t, "opts", wrong.Field)
 		require.ErrorIs(t, err, jetstream.ErrInvalidOption)
 	}
-	assert.Zero(t, stored(t, s))
+	assert.Zero(t, testkit.Stored(t, s))
 }
 
 func TestPublishAfterCloseIsErrClosed(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
-	require.NoError(t, c.Close(testCtx(t)))
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 	err := publishError(t, c, nats.NewMsg("s"))
 	require.ErrorIs(t, err, natty.ErrClosed)
 	require.False(t, err.Unknown)
-	_, streamErr := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S"})
+	_, streamErr := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S"})
 	require.ErrorIs(t, streamErr, natty.ErrClosed)
 }
 
 func TestPublishWithAContextThatHasEndedSendsNothing(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := c.Publish(ctx, "s", nil)
 	require.ErrorIs(t, err, context.Canceled)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	assert.Zero(t, stored(t, s))
+	assert.Zero(t, testkit.Stored(t, s))
 }
 
 func TestPublishWithoutJetStreamSaysSoWhenTimeIsUp(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStream = false }))
-	c := connect(t, natty.Config{Servers: []string{node.URL()}, PublishTimeout: time.Second})
+	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, PublishTimeout: time.Second})
 	err := c.Publish(t.Context(), "s", nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
@@ -326,7 +342,7 @@ func TestPublishWithoutJetStreamForTheAccountSaysSo(t *testing.T) {
 		o.Accounts = append(o.Accounts, plain)
 		o.Users = append(o.Users, &server.User{Username: "app", Password: "secret", Account: plain})
 	}))
-	c := connect(t, natty.Config{
+	c := testkit.Connect(t, natty.Config{
 		Servers: []string{node.URL()}, User: "app", Password: "secret", PublishTimeout: time.Second,
 	})
 	err := c.Publish(t.Context(), "s", nil)
@@ -338,14 +354,14 @@ func TestPublishWithoutJetStreamForTheAccountSaysSo(t *testing.T) {
 
 func TestPublishReportsACallersDuplicateAndNeverItsOwn(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
 	for _, send := range []func() (*jetstream.PubAck, error){
 		func() (*jetstream.PubAck, error) {
-			return c.PublishMsg(testCtx(t), &nats.Msg{Subject: "s", Header: nats.Header{nats.MsgIdHdr: {"in the header"}}})
+			return c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s", Header: nats.Header{nats.MsgIdHdr: {"in the header"}}})
 		},
 		func() (*jetstream.PubAck, error) {
-			return c.PublishMsg(testCtx(t), nats.NewMsg("s"), jetstream.WithMsgID("in an option"))
+			return c.PublishMsg(testkit.Ctx(t), nats.NewMsg("s"), jetstream.WithMsgID("in an option"))
 		},
 	} {
 		first, err := send()
@@ -357,17 +373,17 @@ func TestPublishReportsACallersDuplicateAndNeverItsOwn(t *testing.T) {
 		assert.Equal(t, first.Sequence, second.Sequence)
 	}
 	for i := range 3 {
-		ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"))
+		ack, err := c.PublishMsg(testkit.Ctx(t), nats.NewMsg("s"))
 		require.NoError(t, err)
 		assert.Equal(t, &jetstream.PubAck{Stream: "S", Sequence: uint64(3 + i)}, ack)
 	}
-	assert.EqualValues(t, 5, stored(t, s))
+	assert.EqualValues(t, 5, testkit.Stored(t, s))
 }
 
 func TestPublishNeverWritesToTheCallersMessage(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, AllowMsgTTL: true})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, AllowMsgTTL: true})
 	require.NoError(t, err)
 	full := func() *nats.Msg {
 		return &nats.Msg{
@@ -383,7 +399,7 @@ func TestPublishNeverWritesToTheCallersMessage(t *testing.T) {
 		for range 8 { // the race detector sees who writes
 			publishers.Go(func() {
 				for range 20 {
-					_, err := c.PublishMsg(testCtx(t), msg, opts...)
+					_, err := c.PublishMsg(testkit.Ctx(t), msg, opts...)
 					assert.NoError(t, err)
 				}
 			})
@@ -391,19 +407,19 @@ func TestPublishNeverWritesToTheCallersMessage(t *testing.T) {
 		publishers.Wait()
 		assert.Equal(t, made(), msg)
 	}
-	got, err := s.GetMsg(testCtx(t), 1)
+	got, err := s.GetMsg(testkit.Ctx(t), 1)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"1", "2"}, got.Header["A"])
 	assert.Equal(t, []string{"3"}, got.Header["lower"])
 	assert.Equal(t, []string{"S"}, got.Header[jetstream.ExpectedStreamHeader], "an option wins over a header")
-	assert.EqualValues(t, 2*8*20, stored(t, s), "each has an id of its own")
+	assert.EqualValues(t, 2*8*20, testkit.Stored(t, s), "each has an id of its own")
 }
 
 // TestPublishOptionsSetWhatJetStreamSets compares what natty sends for each option with what nats.go sends. It fails when
 // a new nats.go no longer writes headers before it looks at its context, which natty relies on.
 func TestPublishOptionsSetWhatJetStreamSets(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	sent := make(chan nats.Header, 1)
 	_, err := c.Conn().Subscribe("service", func(m *nats.Msg) {
 		sent <- m.Header
@@ -427,12 +443,12 @@ func TestPublishOptionsSetWhatJetStreamSets(t *testing.T) {
 		msg := func() *nats.Msg {
 			return &nats.Msg{Subject: "service", Header: nats.Header{"Mine": {"1", "2"}, jetstream.ExpectedStreamHeader: {"in a header"}}}
 		}
-		_, err := c.JetStream().PublishMsg(testCtx(t), msg(), opts...)
+		_, err := c.JetStream().PublishMsg(testkit.Ctx(t), msg(), opts...)
 		require.NoError(t, err)
-		want := receive(t, sent)
-		_, err = c.PublishMsg(testCtx(t), msg(), opts...)
+		want := testkit.Receive(t, sent)
+		_, err = c.PublishMsg(testkit.Ctx(t), msg(), opts...)
 		require.NoError(t, err)
-		got := receive(t, sent)
+		got := testkit.Receive(t, sent)
 		if want[jetstream.MsgIDHeader] == nil {
 			assert.NotEmpty(t, got.Get(jetstream.MsgIDHeader))
 			delete(got, jetstream.MsgIDHeader)
@@ -443,25 +459,25 @@ func TestPublishOptionsSetWhatJetStreamSets(t *testing.T) {
 
 func TestPublishSaysWhatIsWrongWithAHeader(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	_, err := c.PublishMsg(testCtx(t), &nats.Msg{Subject: "s", Header: nats.Header{"a b": {"1"}}})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	_, err := c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s", Header: nats.Header{"a b": {"1"}}})
 	var config *natty.ConfigError
 	require.ErrorAs(t, err, &config)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
 	require.ErrorContains(t, err, "name headers with letters")
-	err = c.Publish(testCtx(t), "s", nil, jetstream.WithMsgTTL(time.Second))
+	err = c.Publish(testkit.Ctx(t), "s", nil, jetstream.WithMsgTTL(time.Second))
 	require.ErrorContains(t, err, "set AllowMsgTTL with EnsureStream")
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	assert.Zero(t, stored(t, s))
+	assert.Zero(t, testkit.Stored(t, s))
 }
 
 func TestPublishWorksThroughADomain(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStreamDomain = "hub" }))
-	c := connect(t, natty.Config{Servers: []string{node.URL()}, Domain: "hub"})
+	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, Domain: "hub"})
 	conditional(t, c)
-	ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"))
+	ack, err := c.PublishMsg(testkit.Ctx(t), nats.NewMsg("s"))
 	require.NoError(t, err)
 	assert.Equal(t, "hub", ack.Domain)
 }
@@ -469,18 +485,18 @@ func TestPublishWorksThroughADomain(t *testing.T) {
 func TestPublishWorksThroughAnAPIPrefix(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStreamDomain = "hub" }))
-	conditional(t, connect(t, natty.Config{Servers: []string{node.URL()}, APIPrefix: "$JS.hub.API"}))
+	conditional(t, testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, APIPrefix: "$JS.hub.API"}))
 }
 
 // conditional makes a stream and publishes with options, which takes every kind of request to the API.
 func conditional(t *testing.T, c *natty.Client) {
-	ensure(t, c, "S", "s")
-	ack, err := c.PublishMsg(testCtx(t), nats.NewMsg("s"), jetstream.WithExpectLastSequence(0))
+	testkit.Ensure(t, c, "S", "s")
+	ack, err := c.PublishMsg(testkit.Ctx(t), nats.NewMsg("s"), jetstream.WithExpectLastSequence(0))
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, ack.Sequence)
 	require.ErrorIs(t, publishError(t, c, nats.NewMsg("none")), natty.ErrNoStream)
-	ensure(t, c, "S", "s", "more")
-	require.NoError(t, c.Publish(testCtx(t), "more", nil))
+	testkit.Ensure(t, c, "S", "s", "more")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "more", nil))
 }
 
 func TestPublishIDsAreShortAndNeverTheSame(t *testing.T) {
@@ -488,11 +504,11 @@ func TestPublishIDsAreShortAndNeverTheSame(t *testing.T) {
 	node := nattytest.Server(t)
 	seen := map[string]int{}
 	for range 2 {
-		c := connectTo(t, node.URL())
-		s := ensure(t, c, "S", "s")
-		fill(t, c, "s", 50)
-		for seq := range stored(t, s) {
-			m, err := s.GetMsg(testCtx(t), seq+1)
+		c := testkit.ConnectTo(t, node.URL())
+		s := testkit.Ensure(t, c, "S", "s")
+		testkit.Fill(t, c, "s", 50)
+		for seq := range testkit.Stored(t, s) {
+			m, err := s.GetMsg(testkit.Ctx(t), seq+1)
 			require.NoError(t, err)
 			seen[m.Header.Get(nats.MsgIdHdr)]++
 		}
@@ -503,104 +519,124 @@ func TestPublishIDsAreShortAndNeverTheSame(t *testing.T) {
 	}
 }
 
-func TestPublishErrorPrintsItsCauseOnce(t *testing.T) {
+func TestBatchIsStoredWholeAndInOrder(t *testing.T) {
 	t.Parallel()
-	cause := &natty.ConfigError{Field: "f", Reason: "r"}
-	err := &natty.PublishError{Subject: "s", MsgID: "id", Unknown: true, Err: cause}
-	assert.Equal(t, `natty: publish to "s" (message id id): outcome unknown: the message may be stored: f: r`, err.Error())
-	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
-	require.ErrorIs(t, err, cause)
-	err.Unknown = false
-	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	assert.Equal(t, `natty: publish to "s": f: r`, err.Error())
-}
-
-// bodies reads a whole stream: the sequences of each body.
-func bodies(t testing.TB, s jetstream.Stream) map[string][]uint64 {
-	t.Helper()
-	n := stored(t, s)
-	found := make(map[string][]uint64, n)
-	if n == 0 {
-		return found
-	}
-	// A stream whose leader has just changed may have nobody to answer.
-	eventually(t, func() bool {
-		clear(found)
-		return readAll(s, int(n), found) == nil
-	}, "the stream can be read")
-	total := 0
-	for _, sequences := range found {
-		total += len(sequences)
-	}
-	require.EqualValues(t, n, total, "the whole stream is read")
-	return found
-}
-
-// readAll reads n messages of a stream.
-func readAll(s jetstream.Stream, n int, found map[string][]uint64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	consumer, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return err
-	}
-	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(patience))
-	if err != nil {
-		return err
-	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		found[string(msg.Data())] = append(found[string(msg.Data())], meta.Sequence.Stream)
-	}
-	return batch.Error()
-}
-
-// results is what many publishes came to, by body.
-type results struct {
-	mu   sync.Mutex
-	acks map[string]*jetstream.PubAck
-	errs map[string]error
-}
-
-func (r *results) add(body string, ack *jetstream.PubAck, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.acks == nil {
-		r.acks, r.errs = map[string]*jetstream.PubAck{}, map[string]error{}
-	}
-	if err != nil {
-		r.errs[body] = err
-	} else {
-		r.acks[body] = ack
-	}
-}
-
-// verify compares with the stream: what was acknowledged is stored once, at the sequence said; what failed is not stored
-// unless the error says that nobody knows; nothing else is there.
-func (r *results) verify(t testing.TB, s jetstream.Stream) {
-	t.Helper()
-	found := bodies(t, s)
-	for body, ack := range r.acks {
-		if at := found[body]; len(at) != 1 || at[0] != ack.Sequence || ack.Duplicate {
-			require.Fail(t, "acknowledged is not stored once where the acknowledgement says", "body %q: %+v, stored at %v", body, ack, at)
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.BatchStream(t, c, jetstream.StreamConfig{})
+	require.NoError(t, c.PublishBatch(testkit.Ctx(t), nil), "an empty one does nothing")
+	for _, n := range []int{1, 2, 1000} {
+		before := testkit.Stored(t, s)
+		msgs := testkit.Messages(n, "b")
+		msgs[0].Header = nats.Header{"Mine": {"1"}}
+		msgs[0].Reply = "r"
+		require.NoError(t, c.PublishBatch(testkit.Ctx(t), msgs))
+		assert.EqualValues(t, n, testkit.Stored(t, s)-before)
+		assert.Equal(t, nats.Header{"Mine": {"1"}}, msgs[0].Header, "the caller's headers are left alone")
+		assert.Equal(t, "r", msgs[0].Reply)
+		for i := range n {
+			m, err := s.GetMsg(testkit.Ctx(t), before+uint64(i)+1)
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintf("s.%d", i%3), m.Subject)
+			require.NotEmpty(t, m.Header.Get("Nats-Msg-Id"))
 		}
 	}
-	for body, err := range r.errs {
+}
+
+func TestBatchThatCannotWorkIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.MaxPayload = 2000 }))
+	c := testkit.ConnectTo(t, node.URL())
+	s := testkit.BatchStream(t, c, jetstream.StreamConfig{MaxMsgSize: 1000})
+	testkit.Ensure(t, c, "PLAIN", "plain")
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"silent"}, NoAck: true})
+	require.NoError(t, err)
+	a := func() *nats.Msg { return nats.NewMsg("s.a") }
+	withID := func(id string) *nats.Msg { return &nats.Msg{Subject: "s.a", Header: nats.Header{"Nats-Msg-Id": {id}}} }
+	for name, test := range map[string]struct {
+		msgs []*nats.Msg
+		want string
+		is   error
+	}{
+		"nil message":         {[]*nats.Msg{a(), nil}, "msgs[1]: is nil", nil},
+		"wildcard":            {[]*nats.Msg{a(), nats.NewMsg("s.*")}, "msgs[1]: natty: subject \"s.*\": holds a wildcard", nil},
+		"too many":            {testkit.Messages(1001, ""), "more than the 1000", nil},
+		"one id twice":        {[]*nats.Msg{withID("x"), a(), withID("x")}, "is the id of msgs[0] too", nil},
+		"two streams":         {[]*nats.Msg{a(), nats.NewMsg("plain")}, "is in stream PLAIN and the first message's in S", nil},
+		"no stream":           {[]*nats.Msg{a(), nats.NewMsg("nowhere")}, "EnsureStream", natty.ErrNoStream},
+		"no stream at all":    {[]*nats.Msg{nats.NewMsg("nowhere")}, "", natty.ErrNoStream},
+		"not allowed":         {[]*nats.Msg{nats.NewMsg("plain")}, "set AllowAtomicPublish", nil},
+		"no acknowledgements": {[]*nats.Msg{nats.NewMsg("silent")}, "NoAck", nil},
+		"over the stream's":   {[]*nats.Msg{a(), {Subject: "s.a", Data: make([]byte, 1000)}}, "max_msg_size", natty.ErrTooLarge},
+		"over the server's":   {[]*nats.Msg{a(), {Subject: "s.a", Data: make([]byte, 2000)}}, "max_payload", natty.ErrTooLarge},
+		"expects too late":    {[]*nats.Msg{a(), {Subject: "s.b", Header: nats.Header{"Nats-Expected-Last-Sequence": {"0"}}}}, "only the first message of a batch can", nil},
+		"expects in vain":     {[]*nats.Msg{a(), {Subject: "s.a", Header: nats.Header{"Nats-Expected-Last-Subject-Sequence": {"0"}}}}, `msgs[1]: expects a last sequence of "s.a", which msgs[0] writes`, nil},
+		"of another subject":  {[]*nats.Msg{a(), {Subject: "s.b", Header: nats.Header{"Nats-Expected-Last-Subject-Sequence": {"0"}, "Nats-Expected-Last-Subject-Sequence-Subject": {"s.a"}}}}, "which msgs[0] writes", nil},
+		"expects an id":       {[]*nats.Msg{{Subject: "s.a", Header: nats.Header{"Nats-Expected-Last-Msg-Id": {"x"}}}}, "expect a sequence", nil},
+	} {
+		err := c.PublishBatch(testkit.Ctx(t), test.msgs)
 		var failed *natty.PublishError
-		require.ErrorAs(t, err, &failed)
-		if len(found[body]) > 0 {
-			require.Len(t, found[body], 1, "not more than once either")
-			require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
-			require.NotEmpty(t, failed.MsgID)
-		}
-		require.Equal(t, failed.Unknown, errors.Is(err, natty.ErrOutcomeUnknown))
-	}
-	for body := range found {
-		if r.acks[body] == nil && r.errs[body] == nil {
-			require.Fail(t, "stored and never published", "body %q", body)
+		require.ErrorAs(t, err, &failed, name)
+		assert.False(t, failed.Unknown, name)
+		assert.Empty(t, failed.MsgID, name)
+		assert.Contains(t, err.Error(), test.want, name)
+		if test.is != nil {
+			require.ErrorIs(t, err, test.is, name)
+		} else {
+			var config *natty.ConfigError
+			require.ErrorAs(t, err, &config, name)
 		}
 	}
+	assert.Zero(t, testkit.Stored(t, s))
+}
+
+func TestBatchWithAnIDThatTheStreamHasIsRefusedWhole(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.BatchStream(t, c, jetstream.StreamConfig{})
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s.a", nil, jetstream.WithMsgID("x")))
+	msgs := testkit.Messages(3, "b")
+	msgs[1].Header = nats.Header{"Nats-Msg-Id": {"x"}}
+	err := c.PublishBatch(testkit.Ctx(t), msgs)
+	require.ErrorContains(t, err, "has one of the ids already")
+	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+	assert.EqualValues(t, 1, testkit.Stored(t, s))
+}
+
+func TestBatchForAFullStreamIsRefusedWhole(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.BatchStream(t, c, jetstream.StreamConfig{MaxMsgs: 5, Discard: jetstream.DiscardNew})
+	require.NoError(t, c.PublishBatch(testkit.Ctx(t), testkit.Messages(4, "b")))
+	err := c.PublishBatch(testkit.Ctx(t), testkit.Messages(2, "b"))
+	require.ErrorIs(t, err, natty.ErrStreamFull)
+	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+	assert.EqualValues(t, 4, testkit.Stored(t, s))
+}
+
+// The server has fifty places for batches, which one that was begun and not committed would hold for ten seconds.
+func TestBatchesThatFailLeaveNoPlaceTakenOnTheServer(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := testkit.ConnectTo(t, node.URL())
+	testkit.BatchStream(t, c, jetstream.StreamConfig{Storage: jetstream.MemoryStorage})
+	proxy := nattytest.Proxy(t, node.URL())
+	held := testkit.ConnectTo(t, proxy.URL())
+	proxy.Delay(100 * time.Millisecond)
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() {
+			// Time to look the stream up (two round trips) and to send the first message, and not to commit.
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond+rand.N(100*time.Millisecond))
+			defer cancel()
+			assert.Error(t, held.PublishBatch(ctx, testkit.Messages(3, "late")))
+		})
+	}
+	all.Wait()
+	proxy.Delay(0)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for range 40 {
+		all.Go(func() { assert.NoError(t, c.PublishBatch(ctx, testkit.Messages(3, "now"))) })
+	}
+	all.Wait()
 }

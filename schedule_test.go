@@ -9,12 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
@@ -22,7 +24,7 @@ import (
 func scheduling(t *testing.T, c *natty.Client, cfg jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
 	cfg.Name, cfg.Subjects, cfg.AllowMsgSchedules = "S", []string{"s.>"}, true
-	s, err := c.EnsureStream(testCtx(t), cfg)
+	s, err := c.EnsureStream(testkit.Ctx(t), cfg)
 	require.NoError(t, err)
 	return s
 }
@@ -31,7 +33,7 @@ func scheduling(t *testing.T, c *natty.Client, cfg jetstream.StreamConfig) jetst
 func schedules(t *testing.T, c *natty.Client) []natty.Schedule {
 	t.Helper()
 	var all []natty.Schedule
-	for s, err := range c.Schedules(testCtx(t), "S") {
+	for s, err := range c.Schedules(testkit.Ctx(t), "S") {
 		require.NoError(t, err)
 		all = append(all, s)
 	}
@@ -43,14 +45,14 @@ func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
 	for name, retention := range map[string]jetstream.RetentionPolicy{"limits": jetstream.LimitsPolicy, "work queue": jetstream.WorkQueuePolicy} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := connectTo(t, nattytest.Server(t).URL())
+			c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 			scheduling(t, c, jetstream.StreamConfig{Retention: retention})
 			const n = 1000
-			var got tally
+			var got testkit.Tally
 			var mu sync.Mutex
 			var late []time.Duration
 			// No filter: the holders are in the stream, too.
-			process(t, c, natty.ConsumerConfig{Stream: "S", Concurrency: 8}, func(ctx context.Context, msg *nats.Msg) error {
+			testkit.Process(t, c, natty.ConsumerConfig{Stream: "S", Concurrency: 8}, func(ctx context.Context, msg *nats.Msg) error {
 				at, err := time.Parse(time.RFC3339Nano, string(msg.Data))
 				if err != nil {
 					return err
@@ -61,10 +63,10 @@ func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
 				mu.Lock()
 				late = append(late, d.Time.Sub(at))
 				mu.Unlock()
-				got.add(msg)
+				got.Add(msg)
 				return nil
 			})
-			eventually(t, func() bool { return only(c).State == natty.ConsumerRunning }, "it runs")
+			testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it runs")
 			start := time.Now()
 			var makers sync.WaitGroup
 			for g := range 8 {
@@ -72,21 +74,21 @@ func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
 					for i := g; i < n; i += 8 {
 						at := start.Add(2*time.Second + rand.N(2*time.Second))
 						msg := &nats.Msg{Subject: "s.a", Header: nats.Header{"Mine": {"1"}}, Data: []byte(at.Format(time.RFC3339Nano))}
-						assert.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: fmt.Sprint("id-", i), At: at, Msg: msg}))
+						assert.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: fmt.Sprint("id-", i), At: at, Msg: msg}))
 					}
 				})
 			}
 			makers.Wait()
-			eventually(t, func() bool { return got.distinct() >= n-1 && len(schedules(t, c)) == 0 }, "all are published")
-			eventually(t, settled(c, "S", "test_all"), "all are handled")
-			assert.Zero(t, got.repeats())
+			testkit.Eventually(t, func() bool { return got.Distinct() >= n-1 && len(schedules(t, c)) == 0 }, "all are published")
+			testkit.Eventually(t, testkit.Settled(c, "S", "test_all"), "all are handled")
+			assert.Zero(t, got.Repeats())
 			mu.Lock()
 			defer mu.Unlock()
 			slices.Sort(late)
 			require.Len(t, late, n)
 			t.Logf("late: min %v, median %v, 99%% %v, max %v", late[0], late[n/2], late[n*99/100], late[n-1])
 			assert.GreaterOrEqual(t, late[0], time.Duration(0), "never early")
-			assert.Less(t, late[n-1], patience)
+			assert.Less(t, late[n-1], testkit.Patience)
 		})
 	}
 }
@@ -94,20 +96,20 @@ func TestSchedulesAreNeverEarlyAndEachIsPublishedOnce(t *testing.T) {
 func TestScheduleSurvivesARestartAndIsPublishedOnce(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	c := connectTo(t, node.URL())
+	c := testkit.ConnectTo(t, node.URL())
 	s := scheduling(t, c, jetstream.StreamConfig{})
 	at := time.Now().Add(2 * time.Second)
 	for i := range 20 {
-		require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: fmt.Sprint(i), At: at, Msg: nats.NewMsg("s.a")}))
+		require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: fmt.Sprint(i), At: at, Msg: nats.NewMsg("s.a")}))
 	}
 	require.NoError(t, node.Restart())
-	eventually(t, func() bool {
+	testkit.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		info, err := s.Info(ctx, jetstream.WithSubjectFilter(">"))
 		return err == nil && info.State.Msgs == 20 && info.State.Subjects["s.a"] == 20
 	}, "each is published, and none is left")
-	first, err := s.GetMsg(testCtx(t), 1, jetstream.WithGetMsgSubject("s.a"))
+	first, err := s.GetMsg(testkit.Ctx(t), 1, jetstream.WithGetMsgSubject("s.a"))
 	require.NoError(t, err)
 	assert.WithinRange(t, first.Time, at, time.Now(), "sequence %d, never early", first.Sequence)
 }
@@ -115,7 +117,7 @@ func TestScheduleSurvivesARestartAndIsPublishedOnce(t *testing.T) {
 func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	cluster := nattytest.Cluster(t)
-	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	c := testkit.Connect(t, natty.Config{Servers: cluster.URLs()})
 	s := scheduling(t, c, jetstream.StreamConfig{Replicas: 3})
 	due := map[string]time.Time{}
 	// begin schedules messages that are due from a second on, and returns when the first of them is there.
@@ -131,19 +133,19 @@ func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T)
 			}
 			due[id] = at
 			makers.Go(func() {
-				assert.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: id, At: at, Msg: &nats.Msg{Subject: "s." + id}}))
+				assert.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: id, At: at, Msg: &nats.Msg{Subject: "s." + id}}))
 			})
 		}
 		makers.Wait()
-		eventually(t, func() bool {
-			_, err := s.GetLastMsgForSubject(testCtx(t), "s."+first)
+		testkit.Eventually(t, func() bool {
+			_, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s."+first)
 			return err == nil
 		}, "the first is published")
 	}
 	var pending []int
 	for _, replace := range []func(){
 		func() {
-			_, err := c.Conn().RequestWithContext(testCtx(t), "$JS.API.STREAM.LEADER.STEPDOWN.S", nil)
+			_, err := c.Conn().RequestWithContext(testkit.Ctx(t), "$JS.API.STREAM.LEADER.STEPDOWN.S", nil)
 			require.NoError(t, err)
 		},
 		func() {
@@ -157,13 +159,13 @@ func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T)
 		replace()
 		cluster.WaitReady()
 	}
-	eventually(t, func() bool { return len(schedules(t, c)) == 0 }, "all are published")
-	info, err := s.Info(testCtx(t), jetstream.WithSubjectFilter(">"))
+	testkit.Eventually(t, func() bool { return len(schedules(t, c)) == 0 }, "all are published")
+	info, err := s.Info(testkit.Ctx(t), jetstream.WithSubjectFilter(">"))
 	require.NoError(t, err)
 	t.Logf("%v of %d were pending when the leader was replaced", pending, len(due))
 	for id, at := range due {
 		assert.EqualValues(t, 1, info.State.Subjects["s."+id], "published once: %s", id)
-		m, err := s.GetLastMsgForSubject(testCtx(t), "s."+id)
+		m, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s."+id)
 		require.NoError(t, err, id)
 		assert.False(t, m.Time.Before(at), "never early: %s was due at %v and came at %v", id, at, m.Time)
 	}
@@ -172,13 +174,13 @@ func TestSchedulesArePublishedOnceThoughTheStreamsLeaderIsReplaced(t *testing.T)
 func TestOneScheduleForAnIDHoweverManyInstancesSayIt(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	c := connectTo(t, node.URL())
+	c := testkit.ConnectTo(t, node.URL())
 	scheduling(t, c, jetstream.StreamConfig{})
 	var all sync.WaitGroup
 	for range 10 {
-		other := connectTo(t, node.URL())
+		other := testkit.ConnectTo(t, node.URL())
 		all.Go(func() {
-			assert.NoError(t, other.Schedule(testCtx(t), natty.Schedule{ID: "hourly", Cron: "@hourly", TimeZone: "Europe/Berlin", Msg: nats.NewMsg("s.a")}))
+			assert.NoError(t, other.Schedule(testkit.Ctx(t), natty.Schedule{ID: "hourly", Cron: "@hourly", TimeZone: "Europe/Berlin", Msg: nats.NewMsg("s.a")}))
 		})
 	}
 	all.Wait()
@@ -186,34 +188,34 @@ func TestOneScheduleForAnIDHoweverManyInstancesSayIt(t *testing.T) {
 	// The same ID again replaces it, also with a message that has an id of its own.
 	msg := &nats.Msg{Subject: "s.b", Data: []byte("b"), Header: nats.Header{"Nats-Msg-Id": {"x"}, "Mine": {"1"}}}
 	for _, every := range []time.Duration{time.Hour, 2 * time.Hour} {
-		require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "hourly", Every: every, Msg: msg}))
+		require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "hourly", Every: every, Msg: msg}))
 	}
 	want := natty.Schedule{ID: "hourly", Every: 2 * time.Hour, Msg: &nats.Msg{Subject: "s.b", Data: []byte("b"), Header: nats.Header{"Mine": {"1"}}}}
 	assert.Equal(t, []natty.Schedule{want}, schedules(t, c))
 	assert.Equal(t, nats.Header{"Nats-Msg-Id": {"x"}, "Mine": {"1"}}, msg.Header, "the caller's headers are left alone")
-	require.NoError(t, c.Unschedule(testCtx(t), "S", "hourly"))
-	require.NoError(t, c.Unschedule(testCtx(t), "S", "hourly"), "what is not there is no error")
+	require.NoError(t, c.Unschedule(testkit.Ctx(t), "S", "hourly"))
+	require.NoError(t, c.Unschedule(testkit.Ctx(t), "S", "hourly"), "what is not there is no error")
 	assert.Empty(t, schedules(t, c))
 }
 
 func TestSchedulesRepeatAndTheirMessagesExpire(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := scheduling(t, c, jetstream.StreamConfig{AllowMsgTTL: true, MaxAge: time.Minute})
-	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "every", Every: time.Second, TTL: time.Hour, Msg: nats.NewMsg("s.every")}))
-	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "cron", Cron: "* * * * * *", Msg: nats.NewMsg("s.cron")}))
-	require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "past", At: time.Now().Add(-time.Hour), Msg: nats.NewMsg("s.past")}))
-	eventually(t, func() bool {
-		info, err := s.Info(testCtx(t), jetstream.WithSubjectFilter("s.>"))
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := scheduling(t, c, jetstream.StreamConfig{AllowMsgTTL: true, MaxAge: time.Minute, SubjectDeleteMarkerTTL: time.Second})
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "every", Every: time.Second, TTL: time.Hour, Msg: nats.NewMsg("s.every")}))
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "cron", Cron: "* * * * * *", Msg: nats.NewMsg("s.cron")}))
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "past", At: time.Now().Add(-time.Hour), Msg: nats.NewMsg("s.past")}))
+	testkit.Eventually(t, func() bool {
+		info, err := s.Info(testkit.Ctx(t), jetstream.WithSubjectFilter("s.>"))
 		require.NoError(t, err)
 		subjects := info.State.Subjects
 		return subjects["s.every"] >= 2 && subjects["s.cron"] >= 2 && subjects["s.past"] == 1
 	}, "they repeat")
-	m, err := s.GetLastMsgForSubject(testCtx(t), "s.every")
+	m, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s.every")
 	require.NoError(t, err)
 	assert.Equal(t, "1h0m0s", m.Header.Get("Nats-TTL"))
 	assert.Len(t, schedules(t, c), 2)
-	holder, err := s.GetLastMsgForSubject(testCtx(t), "$NATTY.schedule.S.cron")
+	holder, err := s.GetLastMsgForSubject(testkit.Ctx(t), "$NATTY.schedule.S.cron")
 	require.NoError(t, err)
 	assert.Equal(t, "never", holder.Header.Get("Nats-TTL"), "MaxAge does not end a schedule")
 }
@@ -229,24 +231,27 @@ func TestConsumersNeverSeeAHolder(t *testing.T) {
 		for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.WorkQueuePolicy} {
 			t.Run(fmt.Sprint(name, " ", retention), func(t *testing.T) {
 				t.Parallel()
-				c := connectTo(t, nattytest.Server(t).URL())
+				c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 				scheduling(t, c, jetstream.StreamConfig{Retention: retention})
 				came := make(chan string, 10)
 				run := func() func() error {
-					return process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
+					return testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
 						came <- msg.Subject
 						return nil
 					})
 				}
 				stop := run()
-				eventually(t, func() bool { s := only(c).State; return s == natty.ConsumerRunning || s == natty.ConsumerStandby }, "it runs")
-				require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "late", At: time.Now().Add(time.Hour), Msg: nats.NewMsg("s.late.b")}))
-				require.NoError(t, c.Schedule(testCtx(t), natty.Schedule{ID: "now", At: time.Now(), Msg: nats.NewMsg("s.a.b")}))
-				assert.Equal(t, "s.a.b", receive(t, came))
+				testkit.Eventually(t, func() bool {
+					s := testkit.Only(c).State
+					return s == natty.ConsumerRunning || s == natty.ConsumerStandby
+				}, "it runs")
+				require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "late", At: time.Now().Add(time.Hour), Msg: nats.NewMsg("s.late.b")}))
+				require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "now", At: time.Now(), Msg: nats.NewMsg("s.a.b")}))
+				assert.Equal(t, "s.a.b", testkit.Receive(t, came))
 				require.NoError(t, stop())
 				stop = run() // its durable is taken over as it is
-				fill(t, c, "s.c.d", 1)
-				assert.Equal(t, "s.c.d", receive(t, came))
+				testkit.Fill(t, c, "s.c.d", 1)
+				assert.Equal(t, "s.c.d", testkit.Receive(t, came))
 				require.NoError(t, stop())
 				assert.Len(t, schedules(t, c), 1)
 			})
@@ -266,32 +271,32 @@ func TestRunningConsumersGetNoHolderWhenSchedulesAreSwitchedOn(t *testing.T) {
 		for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.WorkQueuePolicy} {
 			t.Run(fmt.Sprint(name, " ", retention), func(t *testing.T) {
 				t.Parallel()
-				c := connectTo(t, nattytest.Server(t).URL())
-				s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Retention: retention})
+				c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+				s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Retention: retention})
 				require.NoError(t, err)
 				came := make(chan string, 10)
-				process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
+				testkit.ProcessAtPace(t, c, cfg, func(_ context.Context, msg *nats.Msg) error {
 					came <- msg.Subject
 					return nil
 				})
-				fill(t, c, "s.a.first", 1)
-				require.Equal(t, "s.a.first", receive(t, came))
+				testkit.Fill(t, c, "s.a.first", 1)
+				require.Equal(t, "s.a.first", testkit.Receive(t, came))
 				scheduling(t, c, jetstream.StreamConfig{Retention: retention})
 				schedule := func(id string, at time.Time) error {
-					return c.Schedule(testCtx(t), natty.Schedule{ID: id, At: at, Msg: nats.NewMsg("s.a." + id)})
+					return c.Schedule(testkit.Ctx(t), natty.Schedule{ID: id, At: at, Msg: nats.NewMsg("s.a." + id)})
 				}
 				if retention == jetstream.WorkQueuePolicy { // else the consumer would end it
-					eventually(t, func() bool { return schedule("late", time.Now().Add(time.Hour)) == nil }, "the consumer leaves out holders")
+					testkit.Eventually(t, func() bool { return schedule("late", time.Now().Add(time.Hour)) == nil }, "the consumer leaves out holders")
 				}
 				require.NoError(t, schedule("late", time.Now().Add(time.Hour)))
 				require.NoError(t, schedule("now", time.Now()))
-				require.Equal(t, "s.a.now", receive(t, came))
-				eventually(t, func() bool { return !slices.Contains(filtersOf(t, s), "") }, "the server keeps holders back")
+				require.Equal(t, "s.a.now", testkit.Receive(t, came))
+				testkit.Eventually(t, func() bool { return !slices.Contains(filtersOf(t, s), "") }, "the server keeps holders back")
 				if cfg.Durable == "" { // its filters follow the stream
-					_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>", "t.>"}, Retention: retention})
+					_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>", "t.>"}, Retention: retention})
 					require.NoError(t, err)
-					fill(t, c, "t.a", 1)
-					require.Equal(t, "t.a", receive(t, came))
+					testkit.Fill(t, c, "t.a", 1)
+					require.Equal(t, "t.a", testkit.Receive(t, came))
 					assert.ElementsMatch(t, []string{"s.>", "t.>"}, filtersOf(t, s))
 				}
 				assert.Len(t, schedules(t, c), 1)
@@ -301,10 +306,31 @@ func TestRunningConsumersGetNoHolderWhenSchedulesAreSwitchedOn(t *testing.T) {
 	}
 }
 
+// Else what is published there is never delivered.
+func TestWholeStreamDurablesFollowSubjectsThatOthersGiveTheStream(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := scheduling(t, c, jetstream.StreamConfig{})
+	came := make(chan string, 10)
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Stream: "S"}, func(_ context.Context, msg *nats.Msg) error {
+		came <- msg.Subject
+		return nil
+	})
+	testkit.Fill(t, c, "s.a", 1)
+	require.Equal(t, "s.a", testkit.Receive(t, came))
+	cfg := s.CachedInfo().Config
+	cfg.Subjects = append(cfg.Subjects, "t.>")
+	_, err := c.JetStream().UpdateStream(testkit.Ctx(t), cfg)
+	require.NoError(t, err)
+	testkit.Eventually(t, func() bool { return slices.Contains(filtersOf(t, s), "t.>") }, "a look finds the subject")
+	testkit.Fill(t, c, "t.a", 1)
+	require.Equal(t, "t.a", testkit.Receive(t, came))
+}
+
 // filtersOf returns the filters of the one consumer that a stream has, "" for one that lets holders through.
 func filtersOf(t *testing.T, s jetstream.Stream) []string {
 	t.Helper()
-	config := receive(t, s.ListConsumers(testCtx(t)).Info()).Config
+	config := testkit.Receive(t, s.ListConsumers(testkit.Ctx(t)).Info()).Config
 	filters := config.FilterSubjects
 	if config.FilterSubject != "" {
 		filters = []string{config.FilterSubject}
@@ -317,19 +343,19 @@ func filtersOf(t *testing.T, s jetstream.Stream) []string {
 
 func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	scheduling(t, c, jetstream.StreamConfig{})
-	ensure(t, c, "PLAIN", "plain")
+	testkit.Ensure(t, c, "PLAIN", "plain")
 	for name, cfg := range map[string]jetstream.StreamConfig{
 		"INTEREST": {Retention: jetstream.InterestPolicy},
 		"SHORT":    {MaxAge: time.Minute},
 		"QUEUE":    {Retention: jetstream.WorkQueuePolicy},
 	} {
 		cfg.Name, cfg.Subjects, cfg.AllowMsgSchedules = name, []string{name}, true
-		_, err := c.EnsureStream(testCtx(t), cfg)
+		_, err := c.EnsureStream(testkit.Ctx(t), cfg)
 		require.NoError(t, err)
 	}
-	_, err := c.JetStream().CreateConsumer(testCtx(t), "QUEUE", jetstream.ConsumerConfig{Durable: "greedy", AckPolicy: jetstream.AckExplicitPolicy})
+	_, err := c.JetStream().CreateConsumer(testkit.Ctx(t), "QUEUE", jetstream.ConsumerConfig{Durable: "greedy", AckPolicy: jetstream.AckExplicitPolicy})
 	require.NoError(t, err)
 	at, msg := time.Now().Add(time.Hour), nats.NewMsg("s.a")
 	for want, s := range map[string]natty.Schedule{
@@ -352,30 +378,30 @@ func TestScheduleRefusesWhatCannotWork(t *testing.T) {
 		"max_age of 1m0s":                        {ID: "x", At: at, Msg: nats.NewMsg("SHORT")},
 		`consumer "greedy" (all subje`:           {ID: "x", At: at, Msg: nats.NewMsg("QUEUE")},
 	} {
-		err := c.Schedule(testCtx(t), s)
+		err := c.Schedule(testkit.Ctx(t), s)
 		var config *natty.ConfigError
 		require.ErrorAs(t, err, &config, want)
 		assert.Contains(t, err.Error(), want)
 	}
-	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")})
+	err = c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "x", At: at, Msg: nats.NewMsg("nowhere")})
 	require.ErrorIs(t, err, natty.ErrNoStream)
 	require.ErrorContains(t, err, "EnsureStream")
-	err = c.Schedule(testCtx(t), natty.Schedule{ID: "x", At: at, Msg: &nats.Msg{Subject: "s.a", Data: make([]byte, 2<<20)}})
+	err = c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "x", At: at, Msg: &nats.Msg{Subject: "s.a", Data: make([]byte, 2<<20)}})
 	require.ErrorIs(t, err, natty.ErrTooLarge)
 	require.ErrorContains(t, err, `schedule "x" for "s.a"`)
 	assert.Empty(t, schedules(t, c))
-	for _, err := range c.Schedules(testCtx(t), "NOWHERE") {
+	for _, err := range c.Schedules(testkit.Ctx(t), "NOWHERE") {
 		require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
 	}
 }
 
 func TestEnsureStreamKeepsTheSubjectOfTheSchedules(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	own := "$NATTY.schedule.S.*"
 	subjects := func(cfg jetstream.StreamConfig) []string {
 		cfg.Name = "S"
-		s, err := c.EnsureStream(testCtx(t), cfg)
+		s, err := c.EnsureStream(testkit.Ctx(t), cfg)
 		require.NoError(t, err)
 		return s.CachedInfo().Config.Subjects
 	}
@@ -383,8 +409,82 @@ func TestEnsureStreamKeepsTheSubjectOfTheSchedules(t *testing.T) {
 	assert.ElementsMatch(t, []string{"S", own}, subjects(jetstream.StreamConfig{AllowMsgSchedules: true}))
 	assert.ElementsMatch(t, []string{"S", own}, subjects(jetstream.StreamConfig{AllowMsgSchedules: true}))
 	assert.ElementsMatch(t, []string{"s", own}, subjects(jetstream.StreamConfig{Subjects: []string{"s"}}))
-	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "T", Subjects: []string{">"}, AllowMsgSchedules: true})
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "T", Subjects: []string{">"}, AllowMsgSchedules: true})
 	var config *natty.ConfigError
 	require.ErrorAs(t, err, &config)
 	assert.Contains(t, err.Error(), "overlaps with $NATTY.schedule.T.*")
+}
+
+func TestEnsureStreamRefusesWhatWouldLoseSchedules(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	scheduling(t, c, jetstream.StreamConfig{})
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "daily", Cron: "@daily", Msg: nats.NewMsg("s.a")}))
+	all := &jetstream.SubjectTransformConfig{Source: ">", Destination: "t.>"}
+	for want, cfg := range map[string]jetstream.StreamConfig{
+		`the schedule "daily"`:              {Name: "S", MaxAge: time.Hour},
+		"first set AllowMsgTTL":             {Name: "S", MaxAge: time.Hour, AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Second},
+		"moves the schedules of stream S":   {Name: "S", SubjectTransform: all},
+		"moves the schedules of stream NEW": {Name: "NEW", AllowMsgSchedules: true, SubjectTransform: all},
+	} {
+		_, err := c.EnsureStream(testkit.Ctx(t), cfg)
+		var config *natty.ConfigError
+		require.ErrorAs(t, err, &config, want)
+		assert.Contains(t, err.Error(), want)
+	}
+	assert.Len(t, schedules(t, c), 1)
+}
+
+// The server respects the TTL of a holder, and with markers removes nothing when it starts.
+func TestScheduleDueWhileTheServerWasDownOutlivesMaxAge(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := testkit.ConnectTo(t, node.URL())
+	s := scheduling(t, c, jetstream.StreamConfig{AllowMsgTTL: true, SubjectDeleteMarkerTTL: 10 * time.Second, MaxAge: time.Second, Duplicates: time.Second})
+	at := time.Now().Add(1200 * time.Millisecond)
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "once", At: at, Msg: nats.NewMsg("s.once")}))
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "daily", Cron: "@daily", Msg: nats.NewMsg("s.daily")}))
+	node.Stop()
+	<-time.After(time.Until(at.Add(100 * time.Millisecond))) // it is due, and above MaxAge
+	require.NoError(t, node.Restart())
+	testkit.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		m, err := s.GetLastMsgForSubject(ctx, "s.once")
+		return err == nil && !m.Time.Before(at)
+	}, "it is published")
+	left := schedules(t, c)
+	require.Len(t, left, 1)
+	assert.Equal(t, "daily", left[0].ID)
+}
+
+func TestStreamThatSourcesAnotherHandsOutNoHolders(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	scheduling(t, c, jetstream.StreamConfig{})
+	_, err := c.JetStream().CreateStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "COPY", Sources: []*jetstream.StreamSource{{
+		Name: "S", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: ">", Destination: "copy.>"}},
+	}}})
+	require.NoError(t, err)
+	came := make(chan string, 10)
+	testkit.Process(t, c, natty.ConsumerConfig{Stream: "COPY", Durable: "d"}, func(_ context.Context, msg *nats.Msg) error {
+		came <- msg.Subject
+		return nil
+	})
+	require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "now", At: time.Now(), Msg: nats.NewMsg("s.now")}))
+	assert.Equal(t, "copy.s.now", testkit.Receive(t, came))
+	assert.Empty(t, came)
+}
+
+func TestScheduleNeedsNoPermissionToReadTheOldOne(t *testing.T) {
+	t.Parallel()
+	c, root, _ := denied(t, server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.MSG.GET.>"}}})
+	_, err := root.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowMsgSchedules: true})
+	require.NoError(t, err)
+	for _, every := range []time.Duration{time.Hour, 2 * time.Hour} {
+		require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "x", Every: every, Msg: nats.NewMsg("s.a")}))
+	}
+	left := schedules(t, root)
+	require.Len(t, left, 1)
+	assert.Equal(t, 2*time.Hour, left[0].Every)
 }

@@ -2,34 +2,44 @@ package natty
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/internal/durable"
+	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/subject"
 )
 
-// EnsureStream makes the stream of cfg.Name if it is missing, with Config.Replicas where cfg gives no
-// number. Of an existing one it changes what cfg sets and leaves the rest as it is, fields that this version of
-// nats.go does not know included; it writes nothing if there is no difference.
+// EnsureStream makes the stream of cfg.Name if it is missing, with Config.Replicas if
+// cfg gives no number. Of an existing stream it changes what cfg sets and leaves the
+// rest as it is, including fields that this version of nats.go does not know. It writes
+// nothing if there is no difference.
 //
-// Set is what is not a zero value; so nothing can be switched off or put back to a default with it (use
-// JetStream().UpdateStream for that), and a stream that refuses new messages when full is not made to drop
-// old ones. Retention and storage always count as set. Metadata is merged key by key, lists are replaced;
-// the order of subjects does not matter.
+// What is not a zero value counts as set. So EnsureStream cannot switch anything off or
+// put it back to a default (use JetStream().UpdateStream for that), and it does not
+// make a stream that refuses new messages when full drop old ones. Retention and
+// storage always count as set. Metadata is merged key by key, lists are replaced; the
+// order of subjects does not matter. A MaxAge below the stream's duplicate window makes
+// the window as short, unless cfg sets Duplicates: the server allows no longer one.
 //
-// A stream with AllowMsgSchedules also gets the subject $NATTY.schedule.<name>.*, on which natty keeps schedules, and a later
-// call with other subjects leaves that in place.
+// A stream with AllowMsgSchedules also gets the subject $NATTY.schedule.<name>.*, on
+// which natty keeps schedules, and a later call with other subjects leaves that in
+// place. A MaxAge that would remove schedules, and a subject transform that would move
+// them, give a *ConfigError.
 //
-// Settings that cannot be changed give a *DriftError that lists them, and nothing is changed then: storage,
-// retention, mirror, and what the server refuses. A server that is too old for a setting gives ErrUnsupported; one before
-// 2.12 has then made a missing stream without it. Several instances may call it at once; of two that ask for
-// different settings at the same moment either may win. Without a deadline in ctx it takes at most 5s.
+// Settings that cannot be changed give a *DriftError that lists them, and nothing is
+// changed then: storage, retention, mirror, and what the server refuses. A server that
+// is too old for a setting gives ErrUnsupported; one before 2.12 has then made a
+// missing stream without it. Several instances may call EnsureStream at once; of two
+// that ask for different settings at the same moment either may win. A missing permission
+// fails at once with nats.ErrPermissionViolation, which names the subject to allow.
+// Without a deadline in ctx EnsureStream takes at most 5s.
 func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := validStream(cfg); err != nil {
 		return nil, err
 	}
-	want, err := streamSettings(cfg)
+	want, err := jsapi.StreamSettings(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -37,111 +47,61 @@ func (c *Client) EnsureStream(ctx context.Context, cfg jetstream.StreamConfig) (
 		if len(cfg.Subjects) == 0 {
 			cfg.Subjects = []string{cfg.Name} // as the server does; of a new stream only
 		}
-		if own := holders(cfg.Name); !slices.Contains(cfg.Subjects, own) {
+		if own := durable.Holders(cfg.Name); !slices.Contains(cfg.Subjects, own) {
 			cfg.Subjects = append(slices.Clone(cfg.Subjects), own)
 		}
 	}
 	if cfg.Replicas == 0 {
 		cfg.Replicas = c.cfg.Replicas // of a new stream only: it is not in want
 	}
-	ctx, cancel := withDefaultTimeout(ctx, apiTimeout)
+	ctx, cancel := jsapi.WithTimeout(ctx, jsapi.APITimeout)
 	defer cancel()
-	r := resource{
-		kind: "stream", name: cfg.Name, want: want,
-		info:   "STREAM.INFO." + cfg.Name,
-		update: "STREAM.UPDATE." + cfg.Name,
-		body:   func(merged any) any { return merged },
-		fixed:  []string{"storage", "retention", "mirror", "persist_mode", "allow_msg_counter"},
-		accept: func(have map[string]any) error {
-			withHolders(cfg.Name, have, want)
-			return c.keepAllUp(ctx, cfg.Name, have, want)
+	r := jsapi.Resource{
+		Kind: "stream", Name: cfg.Name, Want: want,
+		Info:   "STREAM.INFO." + cfg.Name,
+		Update: "STREAM.UPDATE." + cfg.Name,
+		Fixed:  []string{"storage", "retention", "mirror", "persist_mode", "allow_msg_counter"},
+		Accept: func(have map[string]any) error {
+			durable.WithHolders(cfg.Name, have, want)
+			if err := c.schedules.CheckChange(ctx, have, jsapi.Merge(have, want)); err != nil {
+				return err
+			}
+			return c.consumers.KeepAllUp(ctx, cfg.Name, have, want)
 		},
-		create: func(ctx context.Context) error {
-			made, err := c.js.CreateStream(ctx, cfg)
-			return c.newStreamLacks(want, made, err)
+		Create: func(ctx context.Context) error {
+			if cfg.AllowMsgSchedules {
+				if err := c.schedules.CheckTransform(cfg); err != nil {
+					return err
+				}
+			}
+			made, err := c.api.CreateStream(ctx, cfg)
+			return c.api.NewStreamLacks(want, made, err)
 		},
 	}
-	for n := 1; ; n++ {
-		stream, err := c.makeStream(ctx, r)
-		// A cluster may say for a moment that it does not know a stream that has just been made.
-		if !errors.Is(err, jetstream.ErrStreamNotFound) || sleep(ctx, createPause.delay(n)) != nil {
-			return stream, err
-		}
-	}
-}
-
-func (c *Client) makeStream(ctx context.Context, r resource) (stream jetstream.Stream, err error) {
-	if err := c.converge(ctx, r); err != nil {
-		return nil, err
-	}
-	err = c.persist(ctx, func(ctx context.Context) (err error) {
-		stream, err = c.js.Stream(ctx, r.name)
-		return err
-	})
-	if err != nil {
-		return nil, named(r, err)
-	}
-	return stream, nil
-}
-
-// streamSettings returns what cfg sets, in the form in which the server has it.
-func streamSettings(cfg jetstream.StreamConfig) (map[string]any, error) {
-	cfg.Mirror = asSent(cfg.Mirror)
-	cfg.Sources = slices.Clone(cfg.Sources)
-	for i, s := range cfg.Sources {
-		cfg.Sources[i] = asSent(s)
-	}
-	want, err := settings(cfg, "retention", "storage")
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Discard == jetstream.DiscardOld {
-		delete(want, "discard") // "old" when not set
-	}
-	if cfg.Compression == jetstream.NoCompression {
-		delete(want, "compression") // "none" when not set
-	}
-	if cfg.Mirror != nil {
-		delete(want, "mirror_direct") // the server takes it from the origin
-	}
-	return want, nil
-}
-
-// asSent writes a source as nats.go sends it, which turns a Domain into an API prefix.
-func asSent(source *jetstream.StreamSource) *jetstream.StreamSource {
-	if source == nil || source.Domain == "" || source.External != nil {
-		return source
-	}
-	s := *source
-	s.External = &jetstream.ExternalStream{APIPrefix: strings.TrimSuffix(Config{Domain: s.Domain}.apiPrefix(), ".")}
-	return &s
+	return c.api.MakeStream(ctx, r)
 }
 
 func validStream(cfg jetstream.StreamConfig) error {
 	if cfg.Name == "" {
-		return &ConfigError{Field: "Name", Reason: "a stream needs a name; set StreamConfig.Name"}
+		return invalid("Name", "", "a stream needs a name; set StreamConfig.Name", nil)
 	}
-	if wrong := validName(cfg.Name); wrong != "" {
-		return &ConfigError{Field: "Name", Value: cfg.Name, Reason: wrong + "; use letters, digits, - and _"}
+	if wrong := subject.InvalidName(cfg.Name); wrong != "" {
+		return invalid("Name", cfg.Name, wrong+"; use letters, digits, - and _", nil)
 	}
 	if cfg.Duplicates < 0 {
-		return &ConfigError{Field: "Duplicates", Value: cfg.Duplicates.String(), Reason: "is negative; give a duration, or 0 for the server's default"}
+		return invalid("Duplicates", cfg.Duplicates.String(),
+			"is negative; give a duration, or 0 for the server's default", nil)
 	}
 	for _, s := range cfg.Subjects {
-		if wrong := validFilter(s); wrong != "" {
-			return &ConfigError{Field: "Subjects", Value: s, Reason: wrong + "; expected tokens separated by single dots, with * and > as whole tokens"}
+		if wrong := subject.InvalidFilter(s); wrong != "" {
+			return invalid("Subjects", s,
+				wrong+"; expected tokens separated by single dots, with * and > as whole tokens", nil)
 		}
-		if own := holders(cfg.Name); cfg.AllowMsgSchedules && s != own && overlap(s, own) {
-			return &ConfigError{Field: "Subjects", Value: s, Reason: "overlaps with " + own + ", where natty keeps schedules; give subjects that have none in common with it"}
+		if own := durable.Holders(cfg.Name); cfg.AllowMsgSchedules && s != own && subject.Overlap(s, own) {
+			return invalid("Subjects", s,
+				"overlaps with "+own+", where natty keeps schedules; "+
+					"give subjects that have none in common with it", nil)
 		}
 	}
 	return nil
-}
-
-func (c *Client) streamExists(ctx context.Context, name string) (bool, error) {
-	err := c.query(ctx, "STREAM.INFO."+name, nil, &struct{}{})
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return false, nil
-	}
-	return err == nil, err
 }

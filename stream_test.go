@@ -16,13 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
 
 // settingsOf reads a stream's configuration as the server sends it.
 func settingsOf(t testing.TB, c *natty.Client, stream string) map[string]any {
 	t.Helper()
-	msg, err := c.Conn().Request("$JS.API.STREAM.INFO."+stream, nil, patience)
+	msg, err := c.Conn().Request("$JS.API.STREAM.INFO."+stream, nil, testkit.Patience)
 	require.NoError(t, err)
 	var info struct {
 		Config map[string]any  `json:"config"`
@@ -50,14 +51,14 @@ func writes(t testing.TB, c *natty.Client) (count func() int64) {
 
 func ensureConfig(t testing.TB, c *natty.Client, cfg jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
-	s, err := c.EnsureStream(testCtx(t), cfg)
+	s, err := c.EnsureStream(testkit.Ctx(t), cfg)
 	require.NoError(t, err)
 	return s
 }
 
 func TestEnsureStreamRefusesWhatCanNeverWork(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	count := writes(t, c)
 	for _, cfg := range []jetstream.StreamConfig{
 		{}, {Subjects: []string{"s"}}, {Name: "a.b"}, {Name: "a b"}, {Name: "a*"}, {Name: ">"}, {Name: "a/b"}, {Name: `a\b`}, {Name: "a\n"},
@@ -65,7 +66,7 @@ func TestEnsureStreamRefusesWhatCanNeverWork(t *testing.T) {
 		{Name: "S", Subjects: []string{".a"}}, {Name: "S", Subjects: []string{"a."}}, {Name: "S", Subjects: []string{">.a"}},
 		{Name: "S", Duplicates: -time.Second},
 	} {
-		_, err := c.EnsureStream(testCtx(t), cfg)
+		_, err := c.EnsureStream(testkit.Ctx(t), cfg)
 		var wrong *natty.ConfigError
 		require.ErrorAs(t, err, &wrong, "%+v", cfg)
 		assert.Contains(t, []string{"Name", "Subjects", "Duplicates"}, wrong.Field)
@@ -75,8 +76,8 @@ func TestEnsureStreamRefusesWhatCanNeverWork(t *testing.T) {
 
 func TestEnsureStreamReportsWhatTheServerRefuses(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s.>")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
 	for name, tt := range map[string]struct {
 		cfg  jetstream.StreamConfig
 		code jetstream.ErrorCode
@@ -85,27 +86,56 @@ func TestEnsureStreamReportsWhatTheServerRefuses(t *testing.T) {
 		"replicas alone":       {jetstream.StreamConfig{Name: "T", Replicas: 3}, 10074},
 	} {
 		begin := time.Now()
-		_, err := c.EnsureStream(testCtx(t), tt.cfg)
+		_, err := c.EnsureStream(testkit.Ctx(t), tt.cfg)
 		var refused *jetstream.APIError
 		require.ErrorAs(t, err, &refused, name)
 		assert.Equal(t, tt.code, refused.ErrorCode)
 		assert.Contains(t, err.Error(), `natty: stream "T": `)
-		assert.Less(t, time.Since(begin), atOnce)
+		assert.Less(t, time.Since(begin), testkit.AtOnce)
 	}
 }
 
-func TestEnsureStreamWithoutPermissionFailsAtOnce(t *testing.T) {
+func TestEnsureStreamWithoutPermissionFailsAtOnceAndNamesIt(t *testing.T) {
 	t.Parallel()
-	c := login(t, restrict(t, "s").URL(), "app")
-	begin := time.Now()
-	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S"})
-	require.ErrorIs(t, err, nats.ErrPermissionViolation)
-	assert.Less(t, time.Since(begin), atOnce)
+	for missing, allowed := range map[string][]string{
+		"$JS.API.STREAM.INFO.S":   {"s"},
+		"$JS.API.STREAM.CREATE.S": {"$JS.API.STREAM.INFO.S"},
+	} {
+		c := testkit.Login(t, testkit.Restrict(t, allowed...).URL(), "app")
+		begin := time.Now()
+		_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S"})
+		require.ErrorIs(t, err, nats.ErrPermissionViolation)
+		require.ErrorContains(t, err, `"`+missing+`"`)
+		assert.Less(t, time.Since(begin), testkit.AtOnce)
+	}
+}
+
+func TestEnsureStreamShortensTheDuplicateWindowWithMaxAge(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	window := func(cfg jetstream.StreamConfig) time.Duration {
+		return ensureConfig(t, c, cfg).CachedInfo().Config.Duplicates
+	}
+	require.Equal(t, 2*time.Minute, window(jetstream.StreamConfig{Name: "S"}))
+	assert.Equal(t, 2*time.Minute, window(jetstream.StreamConfig{Name: "S", MaxAge: time.Hour}))
+	assert.Equal(t, time.Minute, window(jetstream.StreamConfig{Name: "S", MaxAge: time.Minute}), "no longer than MaxAge")
+	assert.Equal(t, time.Minute, window(jetstream.StreamConfig{Name: "New", MaxAge: time.Minute}), "as a new one's")
+	assert.Equal(t, time.Minute, window(jetstream.StreamConfig{Name: "S", MaxAge: time.Hour}), "nobody asked for more")
+	assert.Equal(t, time.Second, window(jetstream.StreamConfig{Name: "S", MaxAge: time.Minute, Duplicates: time.Second}))
+
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", MaxAge: time.Minute, Duplicates: time.Hour})
+	var drift *natty.DriftError
+	require.ErrorAs(t, err, &drift, "the caller's own window is not changed")
+
+	_, err = c.EnsureBucket(testkit.Ctx(t), jetstream.KeyValueConfig{Bucket: "B"})
+	require.NoError(t, err)
+	_, err = c.EnsureBucket(testkit.Ctx(t), jetstream.KeyValueConfig{Bucket: "B", TTL: 90 * time.Second})
+	require.NoError(t, err, "a bucket is a stream")
 }
 
 func TestEnsureStreamThatDriftedListsTheDifferencesAndChangesNothing(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	made := map[string]jetstream.StreamConfig{
 		"LIMITS":    {},
 		"INTEREST":  {Retention: jetstream.InterestPolicy},
@@ -146,7 +176,7 @@ func TestEnsureStreamThatDriftedListsTheDifferencesAndChangesNothing(t *testing.
 		},
 	} {
 		before := settingsOf(t, c, tt.cfg.Name)
-		_, err := c.EnsureStream(testCtx(t), tt.cfg)
+		_, err := c.EnsureStream(testkit.Ctx(t), tt.cfg)
 		var drift *natty.DriftError
 		require.ErrorAs(t, err, &drift, name)
 		assert.Equal(t, "stream", drift.Kind)
@@ -160,10 +190,10 @@ func TestEnsureStreamThatDriftedListsTheDifferencesAndChangesNothing(t *testing.
 
 func TestEnsureStreamWhoseChangeTheServerRefusesIsDrift(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "TAKEN", "taken")
-	ensure(t, c, "S", "s")
-	_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s", "taken"}})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "TAKEN", "taken")
+	testkit.Ensure(t, c, "S", "s")
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s", "taken"}})
 	var drift *natty.DriftError
 	require.ErrorAs(t, err, &drift)
 	assert.Equal(t, []natty.Difference{{Field: "subjects", Have: `["s"]`, Want: `["s","taken"]`}}, drift.Differences)
@@ -174,13 +204,13 @@ func TestEnsureStreamWhoseChangeTheServerRefusesIsDrift(t *testing.T) {
 
 func TestEnsureStreamChangesWhatTheCallerSetsAndLeavesTheRest(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	s := ensureConfig(t, c, jetstream.StreamConfig{
 		Name: "S", Subjects: []string{"a", "b"}, MaxAge: time.Hour, MaxMsgs: 10, Description: "theirs",
 		Discard: jetstream.DiscardNew, DenyDelete: true, AllowDirect: true, Compression: jetstream.S2Compression,
 		Metadata: map[string]string{"theirs": "1", "both": "old"},
 	})
-	require.NoError(t, c.Publish(testCtx(t), "a", nil))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "a", nil))
 	want := settingsOf(t, c, "S")
 
 	ensureConfig(t, c, jetstream.StreamConfig{
@@ -193,13 +223,13 @@ func TestEnsureStreamChangesWhatTheCallerSetsAndLeavesTheRest(t *testing.T) {
 	require.True(t, ok)
 	metadata["both"], metadata["ours"] = "new", "2"
 	assert.Equal(t, want, settingsOf(t, c, "S"))
-	assert.EqualValues(t, 1, stored(t, s))
+	assert.EqualValues(t, 1, testkit.Stored(t, s))
 }
 
 func TestEnsureStreamWritesNothingWhenThereIsNoDifference(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "SOURCE", "source")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "SOURCE", "source")
 	start := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.FixedZone("", 3600))
 	for i, cfg := range []jetstream.StreamConfig{
 		{},
@@ -247,7 +277,7 @@ func TestEnsureStreamWritesNothingWhenThereIsNoDifference(t *testing.T) {
 
 func TestEnsureStreamDoesNotWriteToTheCallersConfiguration(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	start := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.FixedZone("", 3600))
 	made := func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
@@ -269,14 +299,14 @@ func TestEnsureStreamFromManyInstancesAtOnceMakesOne(t *testing.T) {
 	node := nattytest.Server(t)
 	var instances sync.WaitGroup
 	for range 10 {
-		c := connectTo(t, node.URL())
+		c := testkit.ConnectTo(t, node.URL())
 		instances.Go(func() {
-			_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: 100})
+			_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: 100})
 			assert.NoError(t, err)
 		})
 	}
 	instances.Wait()
-	assert.InEpsilon(t, 100, settingsOf(t, connectTo(t, node.URL()), "S")["max_msgs"], 0)
+	assert.InEpsilon(t, 100, settingsOf(t, testkit.ConnectTo(t, node.URL()), "S")["max_msgs"], 0)
 }
 
 func TestEnsureStreamFromManyInstancesThatDisagreeEndsWithOneOfTheirs(t *testing.T) {
@@ -284,14 +314,14 @@ func TestEnsureStreamFromManyInstancesThatDisagreeEndsWithOneOfTheirs(t *testing
 	node := nattytest.Server(t)
 	var instances sync.WaitGroup
 	for i := range 10 {
-		c := connectTo(t, node.URL())
+		c := testkit.ConnectTo(t, node.URL())
 		instances.Go(func() {
-			_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: int64(100 + i), MaxBytes: int64(5000 + i)})
+			_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: int64(100 + i), MaxBytes: int64(5000 + i)})
 			assert.NoError(t, err)
 		})
 	}
 	instances.Wait()
-	final := settingsOf(t, connectTo(t, node.URL()), "S")
+	final := settingsOf(t, testkit.ConnectTo(t, node.URL()), "S")
 	assert.InDelta(t, 4900, final["max_bytes"].(float64)-final["max_msgs"].(float64), 0, "of one, not a mixture: %v", final)
 }
 
@@ -300,21 +330,21 @@ func TestEnsureStreamOnAFreshClusterTakesReplicasFromTheConfiguration(t *testing
 	cluster := nattytest.Cluster(t)
 	var instances sync.WaitGroup
 	for i := range 10 {
-		c := connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3})
+		c := testkit.Connect(t, natty.Config{Servers: cluster.URLs(), Replicas: 3})
 		instances.Go(func() {
-			s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: int64(100 + i%2)})
+			s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, MaxMsgs: int64(100 + i%2)})
 			if assert.NoError(t, err) {
 				assert.Equal(t, 3, s.CachedInfo().Config.Replicas)
 			}
 		})
 	}
 	instances.Wait()
-	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	c := testkit.Connect(t, natty.Config{Servers: cluster.URLs()})
 	s := ensureConfig(t, c, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 	assert.Equal(t, 3, s.CachedInfo().Config.Replicas, "another default does not change what is there")
 	s = ensureConfig(t, c, jetstream.StreamConfig{Name: "T", Subjects: []string{"t"}})
 	assert.Equal(t, 1, s.CachedInfo().Config.Replicas)
-	require.NoError(t, c.Publish(testCtx(t), "s", nil))
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", nil))
 }
 
 func TestEnsureStreamWaitsForTheServersThatReplicasNeed(t *testing.T) {
@@ -324,7 +354,7 @@ func TestEnsureStreamWaitsForTheServersThatReplicasNeed(t *testing.T) {
 	if down == cluster.MetaLeader() {
 		down = cluster.Nodes()[1]
 	}
-	c := connect(t, natty.Config{Servers: cluster.URLs()})
+	c := testkit.Connect(t, natty.Config{Servers: cluster.URLs()})
 	cfg := jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Placement: &jetstream.Placement{Tags: []string{"nowhere"}}}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -342,21 +372,21 @@ func TestEnsureStreamWaitsForTheServersThatReplicasNeed(t *testing.T) {
 func TestEnsureStreamSurvivesAServerThatRestarts(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	c := connectTo(t, node.URL())
+	c := testkit.ConnectTo(t, node.URL())
 	node.Stop()
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		done <- err
 	}()
 	require.NoError(t, node.Restart())
-	require.NoError(t, receive(t, done))
+	require.NoError(t, testkit.Receive(t, done))
 }
 
 func TestEnsureStreamThroughADomainKeepsWhatNATSDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.JetStreamDomain = "hub" }))
-	c := connect(t, natty.Config{Servers: []string{node.URL()}, Domain: "hub"})
+	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, Domain: "hub"})
 	// A service in the place of JetStream has a setting that nats.go has no name for.
 	updated := make(chan []byte, 1)
 	for subject, answer := range map[string]string{
@@ -372,10 +402,10 @@ func TestEnsureStreamThroughADomainKeepsWhatNATSDoesNotKnow(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, c.Conn().Flush())
-	fake := connect(t, natty.Config{Servers: []string{node.URL()}, APIPrefix: "FAKE"})
-	_, err := fake.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "S", MaxMsgs: 5})
+	fake := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, APIPrefix: "FAKE"})
+	_, err := fake.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", MaxMsgs: 5})
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"name":"S","retention":"limits","storage":"file","from_the_future":{"n":18446744073709551615},"max_age":3600000000000,"num_replicas":1,"max_bytes":-1,"max_msgs":5}`,
-		string(receive(t, updated)))
-	ensure(t, c, "REAL", "real")
+		string(testkit.Receive(t, updated)))
+	testkit.Ensure(t, c, "REAL", "real")
 }

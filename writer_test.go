@@ -2,6 +2,7 @@ package natty_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -17,43 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
-
-// newWriter returns a Writer that the end of the test closes with what is then on its way.
-func newWriter(t testing.TB, c *natty.Client, cfg natty.WriterConfig) *natty.Writer {
-	t.Helper()
-	w, err := c.NewWriter(cfg)
-	require.NoError(t, err)
-	return w
-}
-
-// write writes n messages with the bodies from to from+n-1.
-func write(t testing.TB, w *natty.Writer, from, n int) {
-	t.Helper()
-	for i := range n {
-		require.NoError(t, w.Write(testCtx(t), &nats.Msg{Subject: "s", Data: fmt.Append(nil, from+i)}))
-	}
-}
-
-// told collects what OnError is told.
-type told struct {
-	mu   sync.Mutex
-	msgs []*nats.Msg
-	errs []error
-}
-
-func (o *told) add(msg *nats.Msg, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.msgs, o.errs = append(o.msgs, msg), append(o.errs, err)
-}
-
-func (o *told) n() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.errs)
-}
 
 func TestWriterStoresEverythingInOrder(t *testing.T) {
 	t.Parallel()
@@ -61,23 +28,23 @@ func TestWriterStoresEverythingInOrder(t *testing.T) {
 		for _, window := range []int{1, 2, 0} {
 			t.Run(fmt.Sprint(once, window), func(t *testing.T) {
 				t.Parallel()
-				c := connectTo(t, nattytest.Server(t).URL())
-				s := ensure(t, c, "S", "s")
-				w := newWriter(t, c, natty.WriterConfig{AtLeastOnce: !once, MaxPending: window})
+				c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+				s := testkit.Ensure(t, c, "S", "s")
+				w := testkit.NewWriter(t, c, natty.WriterConfig{AtLeastOnce: !once, MaxPending: window})
 				n := 500
 				if window == 0 {
 					n = 10_000
 				}
-				write(t, w, 0, n)
-				require.NoError(t, w.Flush(testCtx(t)))
-				found := bodies(t, s)
+				testkit.Write(t, w, 0, n)
+				require.NoError(t, w.Flush(testkit.Ctx(t)))
+				found := testkit.Bodies(t, s)
 				for i := range n {
 					require.Equal(t, []uint64{uint64(i) + 1}, found[fmt.Sprint(i)])
 				}
-				first, err := s.GetMsg(testCtx(t), 1)
+				first, err := s.GetMsg(testkit.Ctx(t), 1)
 				require.NoError(t, err)
 				assert.Equal(t, once, first.Header.Get(nats.MsgIdHdr) != "")
-				require.NoError(t, w.Close(testCtx(t)))
+				require.NoError(t, w.Close(testkit.Ctx(t)))
 			})
 		}
 	}
@@ -85,51 +52,51 @@ func TestWriterStoresEverythingInOrder(t *testing.T) {
 
 func TestFlushWaitsForWhatWasWrittenBeforeWhateverOthersWrite(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s", "mine")
-	w := newWriter(t, c, natty.WriterConfig{MaxPending: 200})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s", "mine")
+	w := testkit.NewWriter(t, c, natty.WriterConfig{MaxPending: 200})
 	end := make(chan struct{})
 	var others sync.WaitGroup
 	for range 4 {
 		others.Go(func() {
-			for !isClosed(end) {
-				assert.NoError(t, w.Write(testCtx(t), nats.NewMsg("s")))
+			for !testkit.IsClosed(end) {
+				assert.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("s")))
 			}
 		})
 	}
 	for i := range 50 {
-		require.NoError(t, w.Write(testCtx(t), &nats.Msg{Subject: "mine", Data: fmt.Append(nil, i)}))
-		require.NoError(t, w.Flush(testCtx(t)))
-		last, err := s.GetLastMsgForSubject(testCtx(t), "mine")
+		require.NoError(t, w.Write(testkit.Ctx(t), &nats.Msg{Subject: "mine", Data: fmt.Append(nil, i)}))
+		require.NoError(t, w.Flush(testkit.Ctx(t)))
+		last, err := s.GetLastMsgForSubject(testkit.Ctx(t), "mine")
 		require.NoError(t, err)
 		require.Equal(t, fmt.Sprint(i), string(last.Data))
 	}
 	close(end)
 	others.Wait()
-	require.NoError(t, w.Close(testCtx(t)))
+	require.NoError(t, w.Close(testkit.Ctx(t)))
 }
 
 func TestWriterSendsACopyAndTheCallerMayUseItsMessageAgain(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	w := newWriter(t, c, natty.WriterConfig{})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
 	const n = 200
 	msg := &nats.Msg{Subject: "s", Reply: "mine", Data: make([]byte, 4), Header: nats.Header{"Several": {"1", "2"}, "Number": {""}}}
 	for i := range n {
 		copy(msg.Data, fmt.Sprintf("%04d", i))
 		msg.Header["Number"][0] = fmt.Sprint(i)
-		require.NoError(t, w.Write(testCtx(t), msg))
+		require.NoError(t, w.Write(testkit.Ctx(t), msg))
 		require.Equal(t, nats.Header{"Several": {"1", "2"}, "Number": {fmt.Sprint(i)}}, msg.Header)
 		require.Equal(t, "mine", msg.Reply)
 		if i%10 == 0 { // headers do not stay where they were
-			require.NoError(t, w.Write(testCtx(t), nats.NewMsg("s")))
+			require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("s")))
 		}
 	}
-	require.NoError(t, w.Close(testCtx(t)))
+	require.NoError(t, w.Close(testkit.Ctx(t)))
 	plain, number := 0, 0
-	for i := range stored(t, s) {
-		got, err := s.GetMsg(testCtx(t), i+1)
+	for i := range testkit.Stored(t, s) {
+		got, err := s.GetMsg(testkit.Ctx(t), i+1)
 		require.NoError(t, err)
 		require.NotEmpty(t, got.Header.Get(nats.MsgIdHdr))
 		got.Header.Del(nats.MsgIdHdr)
@@ -148,16 +115,16 @@ func TestWriterSendsACopyAndTheCallerMayUseItsMessageAgain(t *testing.T) {
 func TestWriterKeepsTheCallersIDsAndTheServerTheFirstOfEach(t *testing.T) {
 	t.Parallel()
 	for _, atLeastOnce := range []bool{false, true} {
-		c := connectTo(t, nattytest.Server(t).URL())
-		s := ensure(t, c, "S", "s")
-		w := newWriter(t, c, natty.WriterConfig{AtLeastOnce: atLeastOnce})
+		c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+		s := testkit.Ensure(t, c, "S", "s")
+		w := testkit.NewWriter(t, c, natty.WriterConfig{AtLeastOnce: atLeastOnce})
 		for i := range 100 {
 			msg := &nats.Msg{Subject: "s", Header: nats.Header{nats.MsgIdHdr: {fmt.Sprint("id", i/2)}}}
-			require.NoError(t, w.Write(testCtx(t), msg))
+			require.NoError(t, w.Write(testkit.Ctx(t), msg))
 		}
-		require.NoError(t, w.Close(testCtx(t)), "a duplicate is stored")
-		assert.EqualValues(t, 50, stored(t, s))
-		last, err := s.GetMsg(testCtx(t), 50)
+		require.NoError(t, w.Close(testkit.Ctx(t)), "a duplicate is stored")
+		assert.EqualValues(t, 50, testkit.Stored(t, s))
+		last, err := s.GetMsg(testkit.Ctx(t), 50)
 		require.NoError(t, err)
 		assert.Equal(t, "id49", last.Header.Get(nats.MsgIdHdr))
 	}
@@ -166,44 +133,44 @@ func TestWriterKeepsTheCallersIDsAndTheServerTheFirstOfEach(t *testing.T) {
 func TestWriteRefusesWhatCanNeverWorkAndSendsNothing(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.MaxPayload = 2000 }))
-	c := connectTo(t, node.URL())
-	s := ensure(t, c, "ALL", "s.>")
-	var o told
-	w := newWriter(t, c, natty.WriterConfig{OnError: o.add})
-	small := newWriter(t, c, natty.WriterConfig{OnError: o.add, MaxPendingBytes: 100})
+	c := testkit.ConnectTo(t, node.URL())
+	s := testkit.Ensure(t, c, "ALL", "s.>")
+	var o testkit.Failures
+	w := testkit.NewWriter(t, c, natty.WriterConfig{OnError: o.Add})
+	small := testkit.NewWriter(t, c, natty.WriterConfig{OnError: o.Add, MaxPendingBytes: 100})
 	var wrong *natty.ConfigError
 	var failed *natty.PublishError
-	err := w.Write(testCtx(t), nil)
+	err := w.Write(testkit.Ctx(t), nil)
 	require.ErrorAs(t, err, &wrong)
 	require.ErrorAs(t, err, &failed)
 	assert.Equal(t, `natty: publish to "": msg: is nil; give a message`, err.Error())
 	for _, subject := range []string{"", "s.*", "s.>", "s..a", "s a", "s.a\r\nPUB s.b 0\r\n\r\n"} {
-		err := w.Write(testCtx(t), nats.NewMsg(subject))
+		err := w.Write(testkit.Ctx(t), nats.NewMsg(subject))
 		require.ErrorAs(t, err, &wrong, "subject %q", subject)
 		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, subject, failed.Subject)
 	}
-	err = w.Write(testCtx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 2001)})
+	err = w.Write(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 2001)})
 	require.ErrorIs(t, err, natty.ErrTooLarge)
 	require.ErrorAs(t, err, &failed)
 	assert.Contains(t, err.Error(), "2000")
-	err = small.Write(testCtx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 98)})
+	err = small.Write(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 98)})
 	require.ErrorIs(t, err, natty.ErrTooLarge)
 	assert.Contains(t, err.Error(), "101 bytes")
 	assert.Contains(t, err.Error(), "MaxPendingBytes is 100")
-	require.NoError(t, small.Write(testCtx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 97)}))
+	require.NoError(t, small.Write(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Data: make([]byte, 97)}))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, w.Write(ended, nats.NewMsg("s.a")), context.Canceled)
-	require.NoError(t, w.Close(testCtx(t)), "these are no failures of the Writer's")
-	require.NoError(t, small.Close(testCtx(t)))
-	assert.Zero(t, o.n())
-	assert.EqualValues(t, 1, stored(t, s))
+	require.NoError(t, w.Close(testkit.Ctx(t)), "these are no failures of the Writer's")
+	require.NoError(t, small.Close(testkit.Ctx(t)))
+	assert.Zero(t, o.Len())
+	assert.EqualValues(t, 1, testkit.Stored(t, s))
 }
 
 func TestNewWriterRefusesWhatCanNeverWork(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
 	for field, cfg := range map[string]natty.WriterConfig{
 		"MaxPending": {MaxPending: -1}, "MaxPendingBytes": {MaxPendingBytes: -1}, "Timeout": {Timeout: -1},
 	} {
@@ -212,254 +179,217 @@ func TestNewWriterRefusesWhatCanNeverWork(t *testing.T) {
 		require.ErrorAs(t, err, &wrong)
 		assert.Equal(t, field, wrong.Field)
 	}
-	require.NoError(t, c.Close(testCtx(t)))
+	require.NoError(t, c.Close(testkit.Ctx(t)))
 	_, err := c.NewWriter(natty.WriterConfig{})
 	require.ErrorIs(t, err, natty.ErrClosed)
 }
 
 func TestWriterToldNoReportsEachMessageOnceAndGoesOn(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	var o told
-	w := newWriter(t, c, natty.WriterConfig{OnError: o.add})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	var o testkit.Failures
+	w := testkit.NewWriter(t, c, natty.WriterConfig{OnError: o.Add})
 	const n = 1000
 	for i := range n {
 		subject := "s"
 		if i%2 == 1 {
 			subject = "nobody"
 		}
-		require.NoError(t, w.Write(testCtx(t), &nats.Msg{Subject: subject, Data: fmt.Append(nil, i), Header: nats.Header{"A": {"b"}}}))
+		require.NoError(t, w.Write(testkit.Ctx(t), &nats.Msg{Subject: subject, Data: fmt.Append(nil, i), Header: nats.Header{"A": {"b"}}}))
 	}
-	err := w.Flush(testCtx(t))
+	err := w.Flush(testkit.Ctx(t))
 	require.ErrorIs(t, err, natty.ErrNoStream)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
 	assert.Contains(t, err.Error(), `"nobody"`)
 	assert.Contains(t, err.Error(), "and 480 more messages failed")
 	assert.Less(t, strings.Count(err.Error(), "\n"), 21, "a million failures make no million lines")
-	require.NoError(t, w.Flush(testCtx(t)), "they were returned")
-	require.NoError(t, w.Close(testCtx(t)))
-	assert.EqualValues(t, n/2, stored(t, s))
+	require.NoError(t, w.Flush(testkit.Ctx(t)), "they were returned")
+	require.NoError(t, w.Close(testkit.Ctx(t)))
+	assert.EqualValues(t, n/2, testkit.Stored(t, s))
 	seen := map[string]bool{}
-	for i, err := range o.errs {
+	for i, err := range o.Errs {
 		var failed *natty.PublishError
 		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, "nobody", failed.Subject)
-		assert.Equal(t, failed.MsgID, o.msgs[i].Header.Get(nats.MsgIdHdr), "to be written again as it is")
-		assert.Equal(t, "b", o.msgs[i].Header.Get("A"))
-		seen[string(o.msgs[i].Data)] = true
+		assert.Equal(t, failed.MsgID, o.Msgs[i].Header.Get(nats.MsgIdHdr), "to be written again as it is")
+		assert.Equal(t, "b", o.Msgs[i].Header.Get("A"))
+		seen[string(o.Msgs[i].Data)] = true
 	}
-	assert.Len(t, o.errs, n/2)
+	assert.Len(t, o.Errs, n/2)
 	assert.Len(t, seen, n/2)
 }
 
 func TestWriterOnAStreamThatAcknowledgesNothingSaysSo(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"s"}, NoAck: true})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"s"}, NoAck: true})
 	require.NoError(t, err)
-	w := newWriter(t, c, natty.WriterConfig{})
-	write(t, w, 0, 100)
-	err = w.Close(testCtx(t))
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
+	testkit.Write(t, w, 0, 100)
+	err = w.Close(testkit.Ctx(t))
 	require.ErrorIs(t, err, natty.ErrOutcomeUnknown)
 	assert.Contains(t, err.Error(), "no_ack")
-	assert.EqualValues(t, 100, stored(t, s), "nothing is sent again")
+	assert.EqualValues(t, 100, testkit.Stored(t, s), "nothing is sent again")
 }
 
 func TestWriterWithoutPermissionFailsAtOnceAndLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	node := restrict(t, "s.allowed")
-	ensure(t, login(t, node.URL(), "root"), "S", "s.>")
-	c := login(t, node.URL(), "app")
-	var o told
-	w := newWriter(t, c, natty.WriterConfig{OnError: o.add})
+	node := testkit.Restrict(t, "s.allowed")
+	testkit.Ensure(t, testkit.Login(t, node.URL(), "root"), "S", "s.>")
+	c := testkit.Login(t, node.URL(), "app")
+	var o testkit.Failures
+	w := testkit.NewWriter(t, c, natty.WriterConfig{OnError: o.Add})
 	for range 50 {
-		require.NoError(t, w.Write(testCtx(t), nats.NewMsg("s.allowed")))
-		require.NoError(t, w.Write(testCtx(t), nats.NewMsg("s.denied")))
+		require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("s.allowed")))
+		require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("s.denied")))
 	}
 	begin := time.Now()
-	err := w.Close(testCtx(t))
+	err := w.Close(testkit.Ctx(t))
 	assert.Less(t, time.Since(begin), 5*time.Second)
 	require.ErrorIs(t, err, nats.ErrPermissionViolation)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	assert.Equal(t, 50, o.n())
+	assert.Equal(t, 50, o.Len())
 }
 
 func TestWriterWaitsForRoomInAFullStream(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s, err := c.EnsureStream(testCtx(t), jetstream.StreamConfig{
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{
 		Name: "S", Subjects: []string{"s"}, MaxMsgs: 100, Discard: jetstream.DiscardNew,
 	})
 	require.NoError(t, err)
-	w := newWriter(t, c, natty.WriterConfig{MaxPending: 200})
-	write(t, w, 0, 250)
-	eventually(t, func() bool { return stored(t, s) == 100 }, "it is full")
+	w := testkit.NewWriter(t, c, natty.WriterConfig{MaxPending: 200})
+	testkit.Write(t, w, 0, 250)
+	testkit.Eventually(t, func() bool { return testkit.Stored(t, s) == 100 }, "it is full")
 	for range 2 {
-		eventually(t, func() bool { return stored(t, s) >= 75 }, "what was refused comes again")
-		require.NoError(t, s.Purge(testCtx(t)))
+		testkit.Eventually(t, func() bool { return testkit.Stored(t, s) >= 75 }, "what was refused comes again")
+		require.NoError(t, s.Purge(testkit.Ctx(t)))
 	}
-	require.NoError(t, w.Close(testCtx(t)))
+	require.NoError(t, w.Close(testkit.Ctx(t)))
 
-	fill(t, c, "s", int(100-stored(t, s)))
-	w = newWriter(t, c, natty.WriterConfig{Timeout: 2 * time.Second})
-	write(t, w, 0, 10)
-	err = w.Flush(testCtx(t))
+	testkit.Fill(t, c, "s", int(100-testkit.Stored(t, s)))
+	w = testkit.NewWriter(t, c, natty.WriterConfig{Timeout: 2 * time.Second})
+	testkit.Write(t, w, 0, 10)
+	err = w.Flush(testkit.Ctx(t))
 	require.ErrorIs(t, err, natty.ErrStreamFull)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	require.NoError(t, s.Purge(testCtx(t)))
-	write(t, w, 0, 10)
-	require.NoError(t, w.Close(testCtx(t)))
-	assert.EqualValues(t, 10, stored(t, s))
+	require.NoError(t, s.Purge(testkit.Ctx(t)))
+	testkit.Write(t, w, 0, 10)
+	require.NoError(t, w.Close(testkit.Ctx(t)))
+	assert.EqualValues(t, 10, testkit.Stored(t, s))
 }
 
 func TestOnErrorThatBlocksHoldsUpNothingButAFullWindow(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	ensure(t, c, "S", "s")
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
 	release := make(chan struct{})
 	var calls, at atomic.Int64
-	w := newWriter(t, c, natty.WriterConfig{MaxPending: 10, OnError: func(*nats.Msg, error) {
+	w := testkit.NewWriter(t, c, natty.WriterConfig{MaxPending: 10, OnError: func(*nats.Msg, error) {
 		assert.EqualValues(t, 1, at.Add(1), "one at a time")
 		<-release
 		at.Add(-1)
 		calls.Add(1)
 	}})
 	for range 9 {
-		require.NoError(t, w.Write(testCtx(t), nats.NewMsg("nobody")))
+		require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("nobody")))
 	}
-	require.ErrorIs(t, w.Flush(testCtx(t)), natty.ErrNoStream)
-	write(t, w, 0, 100)
-	require.NoError(t, w.Flush(testCtx(t)), "one place is enough")
-	require.NoError(t, w.Write(testCtx(t), nats.NewMsg("nobody")))
-	require.ErrorIs(t, w.Flush(testCtx(t)), natty.ErrNoStream)
+	require.ErrorIs(t, w.Flush(testkit.Ctx(t)), natty.ErrNoStream)
+	testkit.Write(t, w, 0, 100)
+	require.NoError(t, w.Flush(testkit.Ctx(t)), "one place is enough")
+	require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("nobody")))
+	require.ErrorIs(t, w.Flush(testkit.Ctx(t)), natty.ErrNoStream)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := w.Write(ctx, nats.NewMsg("s"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Contains(t, err.Error(), "in which 10 of 10 messages")
 	close(release)
-	require.NoError(t, w.Write(testCtx(t), nats.NewMsg("s")))
-	require.NoError(t, w.Close(testCtx(t)))
+	require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("s")))
+	require.NoError(t, w.Close(testkit.Ctx(t)))
 	assert.EqualValues(t, 10, calls.Load())
 }
 
 func TestOnErrorThatPanicsOrEndsItsGoroutineIsSurvived(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	var o told
-	w := newWriter(t, c, natty.WriterConfig{MaxPending: 2, OnError: func(msg *nats.Msg, err error) {
-		o.add(msg, err)
-		if o.n()%2 == 0 {
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	var o testkit.Failures
+	w := testkit.NewWriter(t, c, natty.WriterConfig{MaxPending: 2, OnError: func(msg *nats.Msg, err error) {
+		o.Add(msg, err)
+		if o.Len()%2 == 0 {
 			runtime.Goexit()
 		}
 		panic("no")
 	}})
 	for range 20 {
-		require.NoError(t, w.Write(testCtx(t), nats.NewMsg("nobody")))
+		require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("nobody")))
 	}
-	require.ErrorIs(t, w.Close(testCtx(t)), natty.ErrNoStream)
-	assert.Equal(t, 20, o.n())
+	require.ErrorIs(t, w.Close(testkit.Ctx(t)), natty.ErrNoStream)
+	assert.Equal(t, 20, o.Len())
 }
 
 func TestWriterAfterCloseIsErrClosed(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	w := newWriter(t, c, natty.WriterConfig{})
-	write(t, w, 0, 10)
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
+	testkit.Write(t, w, 0, 10)
 	var closing sync.WaitGroup
 	for range 5 {
-		closing.Go(func() { assert.NoError(t, w.Close(testCtx(t))) })
+		closing.Go(func() { assert.NoError(t, w.Close(testkit.Ctx(t))) })
 	}
 	closing.Wait()
-	err := w.Write(testCtx(t), nats.NewMsg("s"))
+	err := w.Write(testkit.Ctx(t), nats.NewMsg("s"))
 	require.ErrorIs(t, err, natty.ErrClosed)
 	require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
-	require.ErrorIs(t, w.Flush(testCtx(t)), natty.ErrClosed)
-	assert.EqualValues(t, 10, stored(t, s))
+	require.ErrorIs(t, w.Flush(testkit.Ctx(t)), natty.ErrClosed)
+	assert.EqualValues(t, 10, testkit.Stored(t, s))
 
-	w = newWriter(t, c, natty.WriterConfig{})
-	require.NoError(t, w.Write(testCtx(t), nats.NewMsg("nobody")))
-	err = w.Close(testCtx(t))
+	w = testkit.NewWriter(t, c, natty.WriterConfig{})
+	require.NoError(t, w.Write(testkit.Ctx(t), nats.NewMsg("nobody")))
+	err = w.Close(testkit.Ctx(t))
 	require.ErrorIs(t, err, natty.ErrNoStream)
-	assert.Equal(t, err, w.Close(testCtx(t)), "the same again")
+	assert.Equal(t, err, w.Close(testkit.Ctx(t)), "the same again")
 }
 
 func TestCloseOfTheClientClosesItsWriters(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t)
-	s := ensure(t, connectTo(t, node.URL()), "S", "s")
-	c, err := natty.Connect(testCtx(t), natty.Config{Servers: []string{node.URL()}}, quiet)
+	s := testkit.Ensure(t, testkit.ConnectTo(t, node.URL()), "S", "s")
+	c, err := natty.Connect(testkit.Ctx(t), natty.Config{Servers: []string{node.URL()}}, testkit.Quiet)
 	require.NoError(t, err)
-	one, other := newWriter(t, c, natty.WriterConfig{}), newWriter(t, c, natty.WriterConfig{})
-	write(t, one, 0, 3000)
-	require.NoError(t, other.Write(testCtx(t), nats.NewMsg("nobody")))
-	require.ErrorIs(t, c.Close(testCtx(t)), natty.ErrNoStream, "nobody else is told")
-	require.NoError(t, one.Close(testCtx(t)))
-	require.ErrorIs(t, one.Write(testCtx(t), nats.NewMsg("s")), natty.ErrClosed)
-	assert.EqualValues(t, 3000, stored(t, s))
-}
-
-func TestFlushesAtOnceAllReturnWhatFailedMeanwhile(t *testing.T) {
-	t.Parallel()
-	w0 := newWire(t, jetstream.StreamConfig{})
-	w := newWriter(t, w0.c, natty.WriterConfig{})
-	w0.proxy.FreezeReplies()
-	require.NoError(t, w.Write(testCtx(t), nats.NewMsg("nobody")))
-	const n = 5
-	errs := make(chan error, n)
-	for range n {
-		go func() { errs <- w.Flush(testCtx(t)) }()
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	err := w.Flush(ctx)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Contains(t, err.Error(), "1 messages have no outcome yet")
-	w0.proxy.Thaw()
-	for range n {
-		require.ErrorIs(t, receive(t, errs), natty.ErrNoStream)
-	}
-	require.NoError(t, w.Flush(testCtx(t)))
-	require.NoError(t, w.Close(testCtx(t)))
-}
-
-func TestWriterMakesNoGoroutinePerMessageAndNoneAtRest(t *testing.T) {
-	// Not parallel: it counts goroutines.
-	w0 := newWire(t, jetstream.StreamConfig{})
-	before := runtime.NumGoroutine()
-	w := newWriter(t, w0.c, natty.WriterConfig{})
-	assert.LessOrEqual(t, runtime.NumGoroutine(), before, "at rest")
-	w0.proxy.FreezeReplies()
-	write(t, w, 0, 500)
-	assert.LessOrEqual(t, runtime.NumGoroutine(), before+1, "the test's own ctx")
-	w0.proxy.Thaw()
-	require.NoError(t, w.Close(testCtx(t)))
+	one, other := testkit.NewWriter(t, c, natty.WriterConfig{}), testkit.NewWriter(t, c, natty.WriterConfig{})
+	testkit.Write(t, one, 0, 3000)
+	require.NoError(t, other.Write(testkit.Ctx(t), nats.NewMsg("nobody")))
+	require.ErrorIs(t, c.Close(testkit.Ctx(t)), natty.ErrNoStream, "nobody else is told")
+	require.NoError(t, one.Close(testkit.Ctx(t)))
+	require.ErrorIs(t, one.Write(testkit.Ctx(t), nats.NewMsg("s")), natty.ErrClosed)
+	assert.EqualValues(t, 3000, testkit.Stored(t, s))
 }
 
 func TestWriterIsSharedByManyGoroutines(t *testing.T) {
 	t.Parallel()
-	c := connectTo(t, nattytest.Server(t).URL())
-	s := ensure(t, c, "S", "s")
-	w := newWriter(t, c, natty.WriterConfig{MaxPending: 50})
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	w := testkit.NewWriter(t, c, natty.WriterConfig{MaxPending: 50})
 	const goroutines, each = 32, 200
 	var writers sync.WaitGroup
 	for g := range goroutines {
 		writers.Go(func() {
 			for i := range each {
-				if err := w.Write(testCtx(t), &nats.Msg{Subject: "s", Data: fmt.Appendf(nil, "%d %d", g, i)}); err != nil {
+				if err := w.Write(testkit.Ctx(t), &nats.Msg{Subject: "s", Data: fmt.Appendf(nil, "%d %d", g, i)}); err != nil {
 					t.Error(err)
 				}
 				if i%50 == 0 {
-					assert.NoError(t, w.Flush(testCtx(t)))
+					assert.NoError(t, w.Flush(testkit.Ctx(t)))
 				}
 			}
 		})
 	}
 	writers.Wait()
-	require.NoError(t, w.Close(testCtx(t)))
-	found := bodies(t, s)
+	require.NoError(t, w.Close(testkit.Ctx(t)))
+	found := testkit.Bodies(t, s)
 	assert.Len(t, found, goroutines*each)
 	for g := range goroutines {
 		last := uint64(0)
@@ -470,4 +400,27 @@ func TestWriterIsSharedByManyGoroutines(t *testing.T) {
 			last = at[0]
 		}
 	}
+}
+
+func TestWritersNumbersAreRefusedOrWorkWhateverTheyAre(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	cfg := natty.WriterConfig{}
+	extremes(&cfg, func(field string, value int64) {
+		w, err := c.NewWriter(cfg)
+		if value < 0 {
+			var bad *natty.ConfigError
+			require.ErrorAs(t, err, &bad, "%s %d", field, value)
+			return
+		}
+		require.NoError(t, err, "%s %d", field, value)
+		for range 3 {
+			err = errors.Join(err, w.Write(testkit.Ctx(t), nats.NewMsg("s")))
+		}
+		err = errors.Join(err, w.Close(testkit.Ctx(t)))
+		if field != "Timeout" || value > 1 { // no message is stored in a nanosecond
+			require.NoError(t, err, "%s %d", field, value)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/xml"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,7 +20,8 @@ func TestEveryRowCountsEveryMessageAndEveryLimitIsMeasured(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // where the server keeps its store
 	profile := filepath.Join(t.TempDir(), "cpu")
 	var out bytes.Buffer
-	args := []string{"-rounds", "2", "-messages", "300", "-idle", "50ms", "-cpuprofile", profile}
+	svg := filepath.Join(t.TempDir(), "chart.svg")
+	args := []string{"-rounds", "2", "-messages", "300", "-idle", "50ms", "-cpuprofile", profile, "-svg", svg}
 	require.NoError(t, run(t.Context(), args, &out))
 	t.Log(out.String())
 	for _, r := range rows {
@@ -27,10 +29,13 @@ func TestEveryRowCountsEveryMessageAndEveryLimitIsMeasured(t *testing.T) {
 		require.NotEmpty(t, line, "no line for %s", r.name)
 		require.Equal(t, r.target > 0, strings.Contains(line, "PASS") || strings.Contains(line, "below"), line)
 	}
-	for _, l := range limits {
+	for _, l := range allLimits() {
 		require.Regexp(t, `(?m)^`+l.name+` .*(PASS|above|not measured.*)$`, out.String())
 	}
 	require.FileExists(t, profile)
+	picture, err := os.ReadFile(svg)
+	require.NoError(t, err)
+	require.Contains(t, string(picture), ">raw vs raw</text>")
 	left, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	require.Empty(t, left, "the server's store is removed")
@@ -42,6 +47,9 @@ func TestOnlyTheRowsThatWereAskedForAreRun(t *testing.T) {
 	require.NoError(t, run(t.Context(), []string{"-rounds", "1", "-messages", "10", "-row", "x1$"}, &out))
 	require.Contains(t, out.String(), "Publish x1 ")
 	require.NotContains(t, out.String(), "Process")
+	out.Reset()
+	require.NoError(t, run(t.Context(), []string{"-messages", "10", "-row", "copy, fill"}, &out))
+	require.Contains(t, out.String(), "copy, fill ")
 }
 
 func TestCheckFailsWhenATargetIsMissed(t *testing.T) {
@@ -53,9 +61,25 @@ func TestCheckFailsWhenATargetIsMissed(t *testing.T) {
 
 func TestWrongFlagsAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-rounds", "0"}, {"-messages", "-1"}, {"-idle", "0"}, {"-row", "("}, {"-none"}, {"Publish"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-messages", "-1"}, {"-idle", "0"}, {"-row", "("}, {"-row", "nosuch"}, {"-none"}, {"-svg", "/nosuch/folder/a.svg"}, {"Publish"}} {
 		require.Error(t, run(t.Context(), args, &bytes.Buffer{}), args)
 	}
+}
+
+func TestTheChartHasARowForEachThatFitsItsAxis(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	require.NoError(t, drawChart(&out, []*result{
+		{row: row{name: "Process <x1>"}, natty: sample{perSecond: 237_323}, ratio: 1, low: 0.9, high: 1.1},
+		{row: row{name: "1 ms x64"}, ratio: 56, low: 50, high: 60},
+	}, 15))
+	require.NoError(t, xml.Unmarshal(out.Bytes(), new(struct{})))
+	require.Contains(t, out.String(), "Process &lt;x1&gt;")
+	require.Contains(t, out.String(), `class="median" x="350"`, "in the middle of an axis from 0 to 2")
+	require.Contains(t, out.String(), "1.00   237,300/s")
+	require.NotContains(t, out.String(), "x64")
+	require.Equal(t, "1,234,600", thousands(1_234_567))
+	require.Equal(t, "999", thousands(999))
 }
 
 func TestMediansAndRatiosArePairedWithinRounds(t *testing.T) {

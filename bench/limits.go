@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// limit is one line of the first table: what this process takes of the machine while it consumes, with natty and with
-// nats.go. It is measured once.
+// limit is one line of the first table: the CPU time or memory that this process takes
+// while it consumes, with natty and with nats.go. It is measured once.
 type limit struct {
 	name       string
 	most       float64 // that natty may take
@@ -20,13 +21,23 @@ type limit struct {
 	backlog    int // messages in the stream
 	measure    func(ctx context.Context, w *watch) (float64, error)
 	natty, raw side
+
+	// With keys in a bucket in place of a backlog in a stream, copied measures.
+	keys   int
+	copied func(ctx context.Context, c *copying) (float64, error)
+
+	// With schedules in a stream, the time to list them is measured.
+	schedules int
 }
+
+// allLimits returns every limit.
+func allLimits() []limit { return slices.Concat(limits, keyLimits, scheduleLimits) }
 
 const million = 1_000_000
 
 var limits = []limit{
 	{name: "idle x10", most: 0.5, unit: "%", measure: idleCPU, natty: process(oneByOne, nothing), raw: consume(nothing)},
-	{ // 500 messages in five seconds: all others wait at the server
+	{ // 500 messages in five seconds; the rest stays at the server
 		name: "backlog, slow", most: 64, unit: "MiB", backlog: million, measure: memoryFor(million / 500),
 		natty: process(oneByOne, tenMilliseconds), raw: consume(tenMilliseconds),
 	},
@@ -49,7 +60,7 @@ type watch struct {
 	idle    time.Duration
 }
 
-// trial is what the i-th consumer does, until it has handled so many messages.
+// trial is the work of the i-th consumer, until it has handled so many messages.
 func (w *watch) trial(i, messages int) *trial {
 	return &trial{
 		client: w.client, stream: w.stream.CachedInfo().Config.Name,
@@ -60,7 +71,7 @@ func (w *watch) trial(i, messages int) *trial {
 // runLimits prints the table of the limits, and returns how many are exceeded.
 func runLimits(ctx context.Context, url string, s settings, out io.Writer) (exceeded int, err error) {
 	head := true
-	for i, l := range limits {
+	for i, l := range allLimits() {
 		if !s.row.MatchString(l.name) {
 			continue
 		}
@@ -71,7 +82,13 @@ func runLimits(ctx context.Context, url string, s settings, out io.Writer) (exce
 		if s.messages > 0 && l.backlog > 0 {
 			l.backlog = s.messages
 		}
-		// Generous, as for the rows.
+		if s.messages > 0 && l.keys > 0 {
+			l.keys = s.messages
+		}
+		if s.messages > 0 && l.schedules > 0 {
+			l.schedules = s.messages
+		}
+		// A limit that takes longer than this is stuck.
 		limitCtx, cancel := context.WithTimeout(ctx, 5*time.Minute+2*s.idle)
 		took, err := l.run(limitCtx, url, fmt.Sprintf("LIMIT-%d", i), s.idle)
 		cancel()
@@ -96,6 +113,12 @@ func runLimits(ctx context.Context, url string, s settings, out io.Writer) (exce
 
 // run measures natty and then nats.go, on one stream.
 func (l limit) run(ctx context.Context, url, stream string, idle time.Duration) (took [2]float64, err error) {
+	if l.copied != nil {
+		return l.runKeys(ctx, url, stream)
+	}
+	if l.schedules > 0 {
+		return l.runSchedules(ctx, url, stream)
+	}
 	setup, err := prepare(ctx, url)
 	if err != nil {
 		return took, err
@@ -113,7 +136,7 @@ func (l limit) run(ctx context.Context, url, stream string, idle time.Duration) 
 		w.side, w.name = side, [...]string{"natty", "raw"}[i]
 		label(ctx, l.name, w.name, func(ctx context.Context) {
 			if w.client, err = connect(ctx, url, w.name); err == nil {
-				debug.FreeOSMemory() // what was there before: it is in none of the numbers, nor is giving it back
+				debug.FreeOSMemory() // so that no number includes earlier memory, or its release
 				took[i], err = l.measure(ctx, w)
 				w.close(ctx)
 			}
@@ -125,7 +148,8 @@ func (l limit) run(ctx context.Context, url, stream string, idle time.Duration) 
 	return took, nil
 }
 
-// idleCPU returns the CPU time that ten consumers without messages take, in percent of one core.
+// idleCPU returns the CPU time that ten consumers without messages take, in percent of
+// one core.
 func idleCPU(ctx context.Context, w *watch) (float64, error) {
 	if _, err := cpuTime(); err != nil {
 		return 0, err
@@ -149,7 +173,7 @@ func idleCPU(ctx context.Context, w *watch) (float64, error) {
 	}
 	after, err := cpuTime()
 	took := time.Since(start)
-	// The message that ends them shows that all of them were there.
+	// The message that ends the consumers proves that all of them were running.
 	err = errors.Join(err, fill(ctx, w.setup, 1))
 	for range consumers {
 		err = errors.Join(err, <-ended)
@@ -175,8 +199,8 @@ func (w *watch) awaitPull(ctx context.Context, i int, ended <-chan error) error 
 	}
 }
 
-// memoryFor returns how many MiB of memory the process takes at its peak, beyond those when it was idle, while it handles
-// one message of so many of the backlog.
+// memoryFor measures how many MiB of memory the process takes at its peak, beyond those
+// of the idle process, while it handles one message in oneOf of the backlog.
 func memoryFor(oneOf int) func(context.Context, *watch) (float64, error) {
 	return func(ctx context.Context, w *watch) (float64, error) {
 		idle, err := restartPeak()

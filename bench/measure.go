@@ -24,7 +24,7 @@ const subject = "bench.orders"
 // payload is the body of every message.
 var payload = make([]byte, 128)
 
-// client is what a side works with: natty or nats.go on a connection of its own, made before the clock runs.
+// client is natty or nats.go on a connection of its own, made before the clock runs.
 type client struct {
 	natty *natty.Client
 	js    jetstream.JetStream
@@ -38,10 +38,11 @@ type trial struct {
 	messages int
 	start    time.Time
 	took     time.Duration
-	verified bool // the side has checked its work by itself
+	verified bool // the side has checked its own work
 }
 
-// done stops the clock. A side calls it when its last message is through; what it does to end is not measured.
+// done stops the clock. A side calls it when its last message is done; its cleanup is
+// not measured.
 func (t *trial) done() { t.took = time.Since(t.start) }
 
 // sample is what a trial measured.
@@ -50,7 +51,7 @@ type sample struct {
 	mallocs   float64 // per message, in this process
 }
 
-// result is what the rounds of a row came to, all medians.
+// result has the medians of a row's rounds.
 type result struct {
 	row        row
 	natty, raw sample
@@ -61,8 +62,9 @@ type result struct {
 func (r *result) below() bool { return r.ratio < r.row.target }
 func (r *result) above() bool { return r.row.maxAllocs > 0 && r.natty.mallocs > r.row.maxAllocs }
 
-// measure runs a row. The sides take turns, and who begins changes from round to round, so that what else happens on the
-// machine happens to both; the ratio is taken within each round for the same reason.
+// measure runs a row. The sides take turns, and who begins changes from round to round:
+// other load on the machine then hits both. For the same reason the ratio is taken
+// within each round.
 func measure(ctx context.Context, url string, r row, rounds int) (*result, error) {
 	setup, err := prepare(ctx, url)
 	if err != nil {
@@ -83,7 +85,7 @@ func measure(ctx context.Context, url string, r row, rounds int) (*result, error
 	}()
 	for i := range sides {
 		s := &sides[i]
-		// The goroutines of a connection keep the labels of the one that made it.
+		// A connection's goroutines inherit the labels of the goroutine that makes it.
 		label(ctx, r.name, s.name, func(ctx context.Context) { s.client, err = connect(ctx, url, s.name) })
 		if err != nil {
 			return nil, err
@@ -92,7 +94,8 @@ func measure(ctx context.Context, url string, r row, rounds int) (*result, error
 	for n := range rounds {
 		for i := range sides {
 			s := &sides[(i+n)%2]
-			// Names of their own: of two streams of one name, made and deleted in a hurry, the second may find the first's messages.
+			// Each stream has its own name: one that is made just after another of the
+			// same name was deleted may find that one's messages.
 			t := &trial{client: s.client, stream: fmt.Sprintf("BENCH-%d-%s", n, s.name), durable: "bench", messages: s.messages}
 			one, err := t.run(ctx, setup.js, r.prefilled, func() (err error) {
 				label(ctx, r.name, s.name, func(ctx context.Context) { err = s.f(ctx, t) })
@@ -113,8 +116,8 @@ func prepare(ctx context.Context, url string) (client, error) {
 	if err != nil {
 		return c, err
 	}
-	// When an account's last stream is deleted the server removes their folder a little later, at times from under the next
-	// stream. So one stays.
+	// One stream stays. A moment after an account's last stream is deleted, the server
+	// removes its folder, and with it what the next stream has stored.
 	if _, err := c.js.CreateStream(ctx, jetstream.StreamConfig{Name: "STAYS"}); err != nil {
 		c.close(ctx)
 		return c, err
@@ -145,13 +148,14 @@ func connect(ctx context.Context, url, side string) (client, error) {
 func (c client) close(ctx context.Context) {
 	switch {
 	case c.natty != nil:
-		_ = c.natty.Close(ctx) // nothing is under way any more
+		_ = c.natty.Close(ctx) // nothing is in flight
 	case c.js != nil: // nil if it was never connected
 		c.js.Conn().Close()
 	}
 }
 
-// run measures one side once, on a stream made for it, and checks that every message was counted.
+// run measures one side once, on a stream made for it, and checks that every message
+// was counted.
 func (t *trial) run(ctx context.Context, setup jetstream.JetStream, prefilled bool, f func() error) (s sample, err error) {
 	stream, err := createStream(ctx, setup, t.stream)
 	if err != nil {
@@ -204,7 +208,8 @@ func fill(ctx context.Context, js jetstream.JetStream, n int) error {
 	}
 }
 
-// verify asks the server whether all messages were stored, and acknowledged where they were consumed.
+// verify asks the server whether all messages were stored, and acknowledged if they
+// were consumed.
 func (t *trial) verify(ctx context.Context, stream jetstream.Stream, consumed bool) error {
 	info, err := stream.Info(ctx)
 	if err != nil {
@@ -228,7 +233,7 @@ func (t *trial) verify(ctx context.Context, stream jetstream.Stream, consumed bo
 		case info.NumPending == 0 && info.NumAckPending == 0:
 			return nil
 		}
-		time.Sleep(5 * time.Millisecond) // the server is still reading them
+		time.Sleep(5 * time.Millisecond) // the server is still reading acknowledgements
 	}
 }
 
@@ -283,7 +288,7 @@ func (r *result) print(out io.Writer) {
 	fmt.Fprintln(out, strings.TrimRight(line, " "))
 }
 
-// passOr is how the tables mark what has a target or a limit.
+// passOr marks a number that has a target or a limit.
 func passOr(missed string, is bool) string {
 	if is {
 		return missed

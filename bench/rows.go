@@ -20,16 +20,16 @@ type row struct {
 	target      float64 // the least ratio of natty's throughput to raw's; 0: for information only
 	maxAllocs   float64 // the most allocations a message with natty; 0: for information only
 	messages    int     // per measurement: for about half a second
-	rawMessages int     // of the raw side, if others
-	prefilled   bool    // the stream holds the messages, to consume them
+	rawMessages int     // of the raw side; 0: the same
+	prefilled   bool    // the stream holds the messages before the clock runs
 	natty, raw  side
 }
 
-// side does a row's work for t.messages messages, and calls t.done when the last one is through.
+// side does a row's work for t.messages messages, and calls t.done after the last one.
 type side func(ctx context.Context, t *trial) error
 
 var rows = append([]row{
-	// The same on both sides: how far from 1 it comes out is how far the others can be trusted.
+	// The same on both sides: its distance from 1 is the error of the other ratios.
 	{name: "raw vs raw", messages: 5_000, natty: publishers(1, rawPublish), raw: publishers(1, rawPublish)},
 	{name: "Publish x1", target: 0.97, messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublish)},
 	{name: "x1, both ids", messages: 5_000, natty: publishers(1, nattyPublish), raw: publishers(1, rawPublishWithID)},
@@ -43,7 +43,7 @@ var rows = append([]row{
 		natty: process(by64, nothing), raw: consumeWorkers(64),
 	},
 	{name: "1 ms", messages: 500, prefilled: true, natty: process(oneByOne, oneMillisecond), raw: consume(oneMillisecond)},
-	{ // 64 times the messages of the other side, so that both take about as long
+	{ // 64 times the other side's messages, so that both take about as long
 		name: "1 ms x64", target: 50, messages: 64 * 1000, rawMessages: 1000, prefilled: true,
 		natty: process(by64, oneMillisecond), raw: consume(oneMillisecond),
 	},
@@ -62,7 +62,7 @@ var (
 	alone    = natty.ConsumerConfig{Exclusive: true}
 )
 
-// publishers shares the messages out to n goroutines.
+// publishers divides the messages among n goroutines.
 func publishers(n int, publish func(ctx context.Context, c client) error) side {
 	return func(ctx context.Context, t *trial) error {
 		var next atomic.Int64
@@ -90,7 +90,7 @@ func rawPublish(ctx context.Context, c client) error {
 
 var ids atomic.Int64
 
-// rawPublishWithID asks for what natty does in any case: that the server stores the message once.
+// rawPublishWithID has the server store the message once, as natty always does.
 func rawPublishWithID(ctx context.Context, c client) error {
 	_, err := c.js.Publish(ctx, subject, payload, jetstream.WithMsgID("bench-"+strconv.FormatInt(ids.Add(1), 36)))
 	return err
@@ -108,7 +108,7 @@ func (c *counter) count() {
 	}
 }
 
-// What a handler does with a message.
+// The work of a handler for one message.
 func nothing()        {}
 func oneMillisecond() { time.Sleep(time.Millisecond) }
 
@@ -129,7 +129,7 @@ func process(cfg natty.ConsumerConfig, work func()) side {
 func processBatch(size int) side {
 	return func(ctx context.Context, t *trial) error {
 		return t.untilCounted(ctx, func(ctx context.Context, c *counter) error {
-			cfg := natty.BatchConfig{Size: min(size, t.messages)} // a batch that cannot become full would wait
+			cfg := natty.BatchConfig{Size: min(size, t.messages)} // a batch that cannot fill would wait
 			cfg.Subjects, cfg.Durable = []string{subject}, t.durable
 			return t.natty.ProcessBatch(ctx, cfg, func(_ context.Context, msgs []*nats.Msg) error {
 				for range msgs {
@@ -141,7 +141,7 @@ func processBatch(size int) side {
 	}
 }
 
-// untilCounted ends a consumer of natty's when t.messages have been counted.
+// untilCounted stops a consumer of natty when t.messages have been counted.
 func (t *trial) untilCounted(ctx context.Context, consume func(ctx context.Context, c *counter) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -154,7 +154,8 @@ func (t *trial) untilCounted(ctx context.Context, consume func(ctx context.Conte
 	return err
 }
 
-// consume is what nats.go offers for the same as Process: its Consume with its defaults, and an Ack for each message.
+// consume is nats.go's counterpart of Process: Consume with its defaults, and an Ack
+// for each message.
 func consume(work func()) side {
 	return func(ctx context.Context, t *trial) error {
 		return consumeRaw(ctx, t, explicit, func(msg jetstream.Msg, handled func(jetstream.Msg)) {
@@ -164,19 +165,21 @@ func consume(work func()) side {
 	}
 }
 
-// consumeAckNone is Consume without acknowledgements: what a process had when it died is lost.
+// consumeAckNone is Consume without acknowledgements: a process that dies loses its
+// messages.
 func consumeAckNone(ctx context.Context, t *trial) error {
 	return consumeRaw(ctx, t, none, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) })
 }
 
-// consumePinned is the least that Exclusive needs of the server, and none of what it makes of that: the same kind of
-// durable, acknowledged every hundredth message. Nothing is reset, and nobody asks who is the active instance.
+// consumePinned uses the same kind of durable as Exclusive and acks every hundredth
+// message, without Exclusive's guarantees: nothing resets the durable, and nobody
+// checks which instance is active.
 func consumePinned(ctx context.Context, t *trial) error {
 	return consumeRaw(ctx, t, pinned, func(msg jetstream.Msg, handled func(jetstream.Msg)) { handled(msg) },
 		jetstream.PullPriorityGroup(pinned.PriorityGroups[0]), jetstream.PullMaxMessages(10_000))
 }
 
-// consumeWorkers hands what Consume brings to n goroutines.
+// consumeWorkers passes the messages of Consume to n goroutines.
 func consumeWorkers(n int) side {
 	return func(ctx context.Context, t *trial) error {
 		work := make(chan func(), n)
@@ -234,7 +237,8 @@ func consumeRaw(
 	return err
 }
 
-// acknowledge gives the least that a policy needs: with AckAll an Ack for a hundred messages, and one for the last.
+// acknowledge sends as few acks as a policy needs: with AckAll one for every hundred
+// messages, and one for the last.
 func acknowledge(policy jetstream.AckPolicy, messages int) func(jetstream.Msg) error {
 	switch policy {
 	case jetstream.AckNonePolicy:
@@ -252,7 +256,8 @@ func acknowledge(policy jetstream.AckPolicy, messages int) func(jetstream.Msg) e
 	}
 }
 
-// fetch is what nats.go offers for batches: one Fetch after the other, and an Ack for each message.
+// fetch is nats.go's counterpart of ProcessBatch: one Fetch after the other, and an Ack
+// for each message.
 func fetch(size int) side {
 	return func(ctx context.Context, t *trial) error {
 		consumer, err := t.consumer(ctx, explicit)

@@ -16,10 +16,11 @@ const bucketKeys = 100
 // keyed is one read or write of a key.
 type keyed func(ctx context.Context, t *trial, kv jetstream.KeyValue, key string) error
 
-// keys does it for one key after the other, in a bucket made for that. The clock runs from the first one.
+// keys calls do for one key after the other, in a new bucket. The clock runs from the
+// first call.
 func keys(do keyed) side {
 	return func(ctx context.Context, t *trial) (err error) {
-		// As natty makes buckets.
+		// With the settings of natty's buckets.
 		kv, err := t.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: t.stream, LimitMarkerTTL: time.Minute})
 		if err != nil {
 			return err
@@ -81,7 +82,7 @@ func rawPut(ctx context.Context, _ *trial, kv jetstream.KeyValue, key string) er
 	return err
 }
 
-// rawPutWithID asks for what natty does in any case.
+// rawPutWithID has the server store the value once, as natty always does.
 func rawPutWithID(ctx context.Context, t *trial, _ jetstream.KeyValue, key string) error {
 	_, err := t.js.Publish(ctx, "$KV."+t.stream+"."+key, payload, jetstream.WithMsgID("bench-"+strconv.FormatInt(ids.Add(1), 36)))
 	return err

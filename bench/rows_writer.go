@@ -12,7 +12,8 @@ import (
 	"github.com/natty-go/natty"
 )
 
-// writerRows compare the Writer with nats.go's asynchronous publishing, both with their own windows: 4096 messages, and 4000.
+// writerRows compare the Writer with nats.go's asynchronous publishing. Each has its
+// default window: 4096 messages, and 4000.
 var writerRows = []row{
 	{name: "x64, both ids", target: 1.10, messages: 30_000, natty: publishers(64, nattyPublish), raw: publishers(64, rawPublishWithID)},
 	{name: "Writer", target: 1.20, messages: 100_000, natty: nattyWriter(natty.WriterConfig{}), raw: rawAsync(asyncWithID)},
@@ -39,7 +40,8 @@ func nattyWriter(cfg natty.WriterConfig) side {
 	}
 }
 
-// stall makes nats.go wait for its window as the Writer does. Without it a full one is an error after 200 ms.
+// stall makes nats.go wait for room in its window, as the Writer does. Without it a
+// full window is an error after 200 ms.
 var stall = jetstream.WithStallWait(time.Minute)
 
 func asyncWithID(js jetstream.JetStream) error {
@@ -55,7 +57,8 @@ func async(js jetstream.JetStream) error {
 	return err
 }
 
-// rawAsync publishes, waits until all is acknowledged, and counts the failures, which nobody tells otherwise.
+// rawAsync publishes and waits until all is acknowledged. Failures reach only the error
+// handler, so that it has to collect them.
 func rawAsync(publish func(jetstream.JetStream) error) side {
 	return func(ctx context.Context, t *trial) error {
 		failed := make(chan error, 1)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// server is a nats-server process with a store of its own. A process, and not one embedded here, so that
-// allocations and profiles are the clients' alone, and the clients' garbage collector leaves it in peace.
+// server is a nats-server process with a store of its own. An embedded server would
+// show in the clients' allocations and profiles, and share their garbage collector.
 type server struct {
 	url    string
 	dir    string
@@ -28,7 +28,8 @@ const (
 	startWithin = 20 * time.Second
 )
 
-// buildServer returns the path of the binary. The go command builds it from the version in go.mod, and keeps it in its cache.
+// buildServer returns the path of the binary. The go command builds the version in
+// go.mod, and keeps it in its cache.
 func buildServer(ctx context.Context) (string, error) {
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "go", "tool", "-n", serverTool)
@@ -63,7 +64,7 @@ func startServer(ctx context.Context) (*server, error) {
 	return s, nil
 }
 
-// await waits for the file in which the server says which port it took.
+// await waits for the file in which the server writes its port.
 func (s *server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
@@ -87,7 +88,7 @@ func (s *server) await(ctx context.Context) error {
 		var ports struct {
 			NATS []string `json:"nats"`
 		}
-		// Half-written it is not JSON yet.
+		// A half-written file is not JSON yet.
 		if json.Unmarshal(data, &ports) == nil && len(ports.NATS) > 0 {
 			s.url = ports.NATS[0]
 			return nil
@@ -97,7 +98,7 @@ func (s *server) await(ctx context.Context) error {
 
 // stop ends the process and removes its store.
 func (s *server) stop() error {
-	if s.cmd.Process.Signal(os.Interrupt) != nil { // it has ended, or this system has no such signal
+	if s.cmd.Process.Signal(os.Interrupt) != nil { // it has ended, or the system lacks this signal
 		_ = s.cmd.Process.Kill()
 	}
 	select {

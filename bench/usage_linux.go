@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// cpuTime is what this process has used of the CPUs, in the system's calls too.
+// cpuTime is the CPU time that this process has used, system calls included.
 func cpuTime() (time.Duration, error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -18,7 +18,7 @@ func cpuTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
-// restartPeak makes peakMemory count from now on, and returns what it counts from.
+// restartPeak makes peakMemory start over, and returns where it starts.
 func restartPeak() (int64, error) {
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // proc(5)
 		return 0, fmt.Errorf("%w: %w", errors.ErrUnsupported, err) // not every kernel has it
@@ -26,7 +26,8 @@ func restartPeak() (int64, error) {
 	return peakMemory()
 }
 
-// peakMemory is the most physical memory that this process had (resident set size), in bytes.
+// peakMemory is the most physical memory that this process has had (resident set size),
+// in bytes.
 func peakMemory() (int64, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -17,27 +17,33 @@ import (
 
 const (
 	clusterSize = 3
-	// electWithin bounds every wait for a leader. Elections take 4 to 9 seconds after a leader that vanished, and a loaded
-	// machine may need two.
-	electWithin = 30 * time.Second
-	// electQuickly is more than the first election takes if it succeeds, electTries how often it may fail.
-	electQuickly = time.Second
-	electTries   = 3
-	settleWithin = 2 * time.Second
+	// electionTimeout bounds every wait for a leader. An election after the loss of a
+	// leader takes 4 to 9 seconds, and a loaded machine may need two elections.
+	electionTimeout = 30 * time.Second
+	// firstElectionTimeout is longer than a first election that succeeds, and
+	// maxFirstElections is how often the first election may fail.
+	firstElectionTimeout = time.Second
+	maxFirstElections    = 3
+	// replicaTimeout bounds how long Cleanup waits for replicas that are being created.
+	replicaTimeout = 2 * time.Second
 )
 
-// Nodes is a cluster of three servers with JetStream. It is safe for concurrent use; the methods that wait end the test with
-// t.Fatal when they wait in vain, so they must be called on the test's own goroutine.
+// Nodes is a cluster of three servers with JetStream. It is safe for concurrent use.
+// Its methods that wait call t.Fatal at their timeout, so call them on the test's own
+// goroutine.
 type Nodes struct {
 	t     testing.TB
 	nodes []*Node
 }
 
-// Cluster starts a cluster of three servers for the test t, each like one of [Server], with the same options and with
-// certificates of one authority. When it returns, the cluster has a leader and every node is current; this takes less than a
-// second, and several on a busy machine. Servers do not tell clients of each other's addresses, so that a client of a
-// [Proxy] cannot get around it: a client that is to survive the loss of a node needs all of [Nodes.URLs]. The cluster is
-// stopped and its stores removed in t's Cleanup.
+// Cluster starts a cluster of three servers for the test t. Each takes the same options
+// as one of [Server], and one authority signs the certificates of all three. When
+// Cluster returns, the cluster has a leader and every node is current. This takes less
+// than a second, and several seconds on a busy machine.
+//
+// Servers do not advertise each other's addresses to clients, so a client of a [Proxy]
+// cannot bypass it. A client that must survive the loss of a node needs all of
+// [Nodes.URLs]. The Cleanup of t stops the cluster and removes its stores.
 func Cluster(t testing.TB, opts ...Option) *Nodes {
 	t.Helper()
 	config, err := newConfig(opts)
@@ -50,8 +56,8 @@ func Cluster(t testing.TB, opts ...Option) *Nodes {
 	}
 	ns := &Nodes{t: t}
 	t.Cleanup(func() {
-		ns.settle()
-		if err := errors.Join(ns.each((*Node).Close), os.RemoveAll(dir)); err != nil {
+		ns.awaitReplicas()
+		if err := errors.Join(ns.closeAll(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -65,10 +71,11 @@ func Cluster(t testing.TB, opts ...Option) *Nodes {
 	return ns
 }
 
-// plan makes the nodes and settles their ports, so that each knows the routes to the others before the first one starts:
-// JetStream begins its first election at once, and only in a server that has routes.
+// plan makes the nodes and reserves their cluster ports, so that each node knows the
+// routes to the others before the first one starts. JetStream begins its first election
+// when the server starts, and only in a server that has routes.
 func (ns *Nodes) plan(config *config, dir string) error {
-	creds, err := config.issue(dir)
+	certs, err := config.issue(dir)
 	if err != nil {
 		return err
 	}
@@ -81,8 +88,10 @@ func (ns *Nodes) plan(config *config, dir string) error {
 		}
 		name := fmt.Sprintf("nattytest-%s-%d", id, i+1)
 		ns.nodes = append(ns.nodes, &Node{
-			name: name, config: config, creds: creds, store: filepath.Join(dir, name), ports: []*port{reserved},
-			cluster: server.ClusterOpts{Name: "nattytest-" + id, Host: loopback, Port: reserved.number, NoAdvertise: true},
+			name: name, config: config, certs: certs, store: filepath.Join(dir, name), ports: []*port{reserved},
+			cluster: server.ClusterOpts{
+				Name: "nattytest-" + id, Host: loopback, Port: reserved.number, NoAdvertise: true,
+			},
 		})
 		routes = append(routes, fmt.Sprintf("nats://%s:%d", loopback, reserved.number))
 	}
@@ -92,18 +101,22 @@ func (ns *Nodes) plan(config *config, dir string) error {
 	return nil
 }
 
-// start starts the nodes, one after the other: routes that two nodes open to each other at the same time are closed as
-// duplicates, and tried again a second later. Nodes campaign within 0.8 seconds, and a leader of empty nodes needs every vote.
-// When two of them campaign at the same time, as they do on a busy machine, the next election is 4 to 9 seconds away: beginning
-// again with empty stores is faster, and safe because no client has been here.
+// start starts the nodes one after the other. Two nodes that open routes to each other
+// at the same time close them as duplicates and retry a second later.
+//
+// Nodes campaign within 0.8 seconds, and a leader of empty nodes needs every vote. On a
+// busy machine two of them may campaign at the same time. The next election is then 4
+// to 9 seconds away, so a restart with empty stores is faster. No client has stored
+// anything yet.
 func (ns *Nodes) start() error {
 	for _, n := range ns.nodes {
 		if err := n.firstStart(); err != nil {
 			return err
 		}
 	}
-	for range electTries {
-		if waitFor(electQuickly, func() bool { return ns.find((*server.Server).JetStreamIsLeader) != nil }) {
+	for range maxFirstElections {
+		elected := func() bool { return ns.find((*server.Server).JetStreamIsLeader) != nil }
+		if waitFor(firstElectionTimeout, elected) {
 			return nil
 		}
 		for _, n := range ns.nodes {
@@ -118,33 +131,28 @@ func (ns *Nodes) start() error {
 	return nil
 }
 
-// settle gives replicas that are still being made the time to be there: a server that is stopped meanwhile leaves their
-// stores open, with a goroutine in each, and the test would be blamed for that.
-func (ns *Nodes) settle() {
-	running := 0
-	for _, n := range ns.nodes {
-		if srv := n.Server(); srv != nil && srv.Running() {
-			running++
-		}
-	}
-	if running > clusterSize/2 { // fewer never agree
-		waitFor(settleWithin, func() bool { return ready(ns.nodes) })
+// awaitReplicas gives the servers time to finish replicas that they are creating. A
+// server that stops meanwhile leaks a goroutine for each of their stores, and a leak
+// check would blame the test.
+func (ns *Nodes) awaitReplicas() {
+	if len(runningByName(ns.nodes)) > clusterSize/2 { // without a majority, they never agree
+		waitFor(replicaTimeout, func() bool { return ready(ns.nodes) })
 	}
 }
 
-// each runs f for all nodes at the same time and joins the errors.
-func (ns *Nodes) each(f func(*Node) error) error {
+// closeAll closes all nodes at the same time.
+func (ns *Nodes) closeAll() error {
 	errs := make([]error, len(ns.nodes))
 	var work sync.WaitGroup
 	for i, n := range ns.nodes {
-		work.Go(func() { errs[i] = f(n) })
+		work.Go(func() { errs[i] = n.Close() })
 	}
 	work.Wait()
 	return errors.Join(errs...)
 }
 
-// Nodes returns the three nodes, always in the same order, stopped ones too.
-func (ns *Nodes) Nodes() []*Node { return append([]*Node(nil), ns.nodes...) }
+// Nodes returns the three nodes, stopped ones too, always in the same order.
+func (ns *Nodes) Nodes() []*Node { return slices.Clone(ns.nodes) }
 
 // URLs returns the addresses of all nodes, in the order of Nodes.
 func (ns *Nodes) URLs() []string {
@@ -155,36 +163,56 @@ func (ns *Nodes) URLs() []string {
 	return urls
 }
 
-// WaitReady waits until the running nodes agree on a leader of the cluster, of every stream and of every consumer, these
-// leaders are running, and each node is healthy: it has caught up with all that it holds a replica of. At least two nodes
-// must be running. After a restart this takes about two seconds; after the whole cluster was down, a few more.
+// WaitReady waits until all of this is true of the running nodes:
+//   - They agree on the leader of the cluster, of every stream and of every consumer.
+//   - All these leaders are running.
+//   - Each node is healthy: its replicas have caught up.
+//
+// At least two nodes must be running. After a restart of a node this takes about two
+// seconds, and a few more after the whole cluster was down.
 func (ns *Nodes) WaitReady() {
 	ns.t.Helper()
 	ns.await("the cluster to be ready", func() bool { return ready(ns.nodes) })
 }
 
-// MetaLeader returns the leader of the cluster, which places streams and consumers. It waits for one.
+// MetaLeader returns the leader of the cluster, which places streams and consumers. It
+// waits for one.
 func (ns *Nodes) MetaLeader() *Node {
 	ns.t.Helper()
 	return ns.leader("the cluster", (*server.Server).JetStreamIsLeader)
 }
 
-// StreamLeader returns the node that leads the stream, whichever account it is in. It waits for one, also for a stream that
-// does not exist yet.
+// StreamLeader returns the node that leads the stream, in whichever account the stream
+// is. It waits for one, also when the stream does not exist yet.
 func (ns *Nodes) StreamLeader(stream string) *Node {
 	ns.t.Helper()
-	return ns.leader("stream "+stream, func(srv *server.Server) bool {
-		return inAnyAccount(srv, func(account string) bool { return srv.JetStreamIsStreamLeader(account, stream) })
-	})
+	return ns.leader("stream "+stream, inAnyAccount(func(srv *server.Server, account string) bool {
+		return srv.JetStreamIsStreamLeader(account, stream)
+	}))
 }
 
-// ConsumerLeader returns the node that leads the consumer of the stream, whichever account they are in. It waits for one,
-// also for a consumer that does not exist yet.
+// ConsumerLeader returns the node that leads the consumer of the stream, in whichever
+// account they are. It waits for one, also when the consumer does not exist yet.
 func (ns *Nodes) ConsumerLeader(stream, consumer string) *Node {
 	ns.t.Helper()
-	return ns.leader("consumer "+consumer+" of stream "+stream, func(srv *server.Server) bool {
-		return inAnyAccount(srv, func(account string) bool { return srv.JetStreamIsConsumerLeader(account, stream, consumer) })
-	})
+	of := "consumer " + consumer + " of stream " + stream
+	return ns.leader(of, inAnyAccount(func(srv *server.Server, account string) bool {
+		return srv.JetStreamIsConsumerLeader(account, stream, consumer)
+	}))
+}
+
+// inAnyAccount tries the default account first, because it is nearly always the right
+// one.
+func inAnyAccount(leads func(srv *server.Server, account string) bool) func(*server.Server) bool {
+	return func(srv *server.Server) bool {
+		if leads(srv, server.DEFAULT_GLOBAL_ACCOUNT) {
+			return true
+		}
+		accounts, err := srv.Accountz(nil)
+		return err == nil && slices.ContainsFunc(accounts.Accounts, func(account string) bool {
+			return leads(srv, account)
+		})
+	}
 }
 
 func (ns *Nodes) leader(of string, leads func(*server.Server) bool) *Node {
@@ -209,28 +237,16 @@ func (ns *Nodes) find(leads func(*server.Server) bool) *Node {
 
 func (ns *Nodes) await(what string, ready func() bool) {
 	ns.t.Helper()
-	if !waitFor(electWithin, ready) {
-		ns.t.Fatalf("nattytest: waited %v for %s", electWithin, what)
+	if !waitFor(electionTimeout, ready) {
+		ns.t.Fatalf("nattytest: waited %v for %s", electionTimeout, what)
 	}
 }
 
 func waitFor(limit time.Duration, ready func() bool) bool {
-	for deadline := time.Now().Add(limit); !ready(); time.Sleep(5 * pollEvery) {
+	for deadline := time.Now().Add(limit); !ready(); time.Sleep(5 * pollInterval) {
 		if time.Now().After(deadline) {
 			return false
 		}
 	}
 	return true
-}
-
-// inAnyAccount asks for the default account first: it is nearly always the one.
-func inAnyAccount(srv *server.Server, leads func(account string) bool) bool {
-	if leads(server.DEFAULT_GLOBAL_ACCOUNT) {
-		return true
-	}
-	accounts, err := srv.Accountz(nil)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(accounts.Accounts, leads)
 }

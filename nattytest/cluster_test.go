@@ -58,7 +58,7 @@ func TestConsumerLeaderIsTheNodeThatTheServerNames(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	// In an account of its own, to be found nevertheless.
+	// The leaders are found in an account other than the default one, too.
 	ns := nattytest.Cluster(t, nattytest.Options(func(o *server.Options) {
 		account := server.NewAccount("SHOP")
 		o.Accounts = append(o.Accounts, account)
@@ -147,6 +147,7 @@ func TestNodesShareOneAuthority(t *testing.T) {
 	files := ns.Nodes()[0].Files()
 	for _, n := range ns.Nodes() {
 		require.Equal(t, files, n.Files())
-		require.NoError(t, connect(t, n.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key)).Flush())
+		nc := connect(t, n.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key))
+		require.NoError(t, nc.Flush())
 	}
 }

@@ -1,6 +1,8 @@
-// Package nattytest runs real NATS servers inside a test: single servers, a cluster of three, and a proxy in front of any of
-// them that cuts, freezes, delays and refuses. It needs no binary, no container and no fixed port, so tests that use it can
-// run in parallel, in as many processes as there are packages.
+// Package nattytest runs real NATS servers inside a test: single servers, clusters of
+// three, and a proxy in front of any of them that cuts, freezes, delays or refuses
+// connections. It needs no nats-server binary, no container and no fixed port, so tests
+// that use it can run in parallel, and so can test processes. It knows nothing of
+// natty: any client can use it.
 //
 //	func TestOrdersAreKeptWhenTheServerRestarts(t *testing.T) {
 //		node := nattytest.Server(t)
@@ -15,15 +17,17 @@
 //		}
 //	}
 //
-// To lose an acknowledgement on the way back, put a [Proxy] in front of the server:
+// To lose an acknowledgement on its way to the client, put a [Proxy] in front of the
+// server:
 //
 //	link := nattytest.Proxy(t, node.URL())
 //	… connect to link.URL() …
-//	link.FreezeReplies() // what the client sends arrives, what the server answers is held
-//	… publish, and wait until the server has stored it …
-//	link.Cut() // the connection is gone, and the acknowledgement with it
+//	link.FreezeReplies() // requests arrive, replies are held
+//	… publish, and wait until the server has stored the message …
+//	link.Cut() // closes the connection and loses the acknowledgement
 //	link.Thaw()
 //
-// A server, a cluster or a proxy that was made with a [testing.TB] ends in its Cleanup, after every cleanup that the test
-// registers later, and leaves neither a goroutine nor a file behind. [Start] is for programs that have no test around them.
+// The Cleanup of the test stops its servers, clusters and proxies, after every cleanup
+// that the test registers later. It leaves neither a goroutine nor a file behind.
+// [Start] is for programs that have no test.
 package nattytest

@@ -19,8 +19,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A node that is stopped while it creates a replica leaves the goroutines of that replica's store behind: the
-	// server's own leak (createRaftGroup returns without stopping the store), seen with 2.15.2.
+	// A node that stops while it creates a replica leaks the goroutines of the
+	// replica's store. The leak is the server's: createRaftGroup returns without
+	// stopping the store, seen with 2.15.2.
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
@@ -29,11 +30,11 @@ func TestMain(m *testing.M) {
 
 const (
 	patience = 20 * time.Second
-	// silence is how long a test listens before it believes that nothing comes.
+	// silence is how long a test reads before it concludes that nothing arrives.
 	silence = 60 * time.Millisecond
 )
 
-// upstream is a TCP server whose accepted connections are the test's.
+// upstream starts a TCP server, and hands its connections to the test.
 func upstream(t *testing.T) (address string, accepted <-chan *net.TCPConn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -105,7 +106,8 @@ func requireArrives(t *testing.T, conn net.Conn, text string) {
 	require.Equal(t, text, string(got))
 }
 
-// requireSilence reads until nothing has come for a while, and returns what came before.
+// requireSilence reads until nothing has arrived for a while. It returns the bytes that
+// arrived before, at most allowed of them.
 func requireSilence(t *testing.T, conn net.Conn, allowed int) []byte {
 	t.Helper()
 	var got []byte
@@ -123,7 +125,8 @@ func requireSilence(t *testing.T, conn net.Conn, allowed int) []byte {
 	}
 }
 
-// numbered is a payload in which every eight bytes differ, so that a lost or swapped piece shows.
+// numbered returns a payload in which every eight bytes differ, so that the test
+// notices a lost or swapped piece.
 func numbered(size int) []byte {
 	data := make([]byte, 0, size)
 	for i := uint64(0); len(data) < size; i++ {
@@ -132,7 +135,7 @@ func numbered(size int) []byte {
 	return data
 }
 
-// writeAll writes in the background; the channel gets the result.
+// writeAll writes in the background, and sends the result to the channel.
 func writeAll(conn net.Conn, data []byte) <-chan error {
 	result := make(chan error, 1)
 	go func() {
@@ -148,7 +151,8 @@ func requireSame(t *testing.T, want, got []byte) {
 	require.Equal(t, sha256.Sum256(want), sha256.Sum256(got))
 }
 
-// requireInTime asks again and again: a request in flight is lost, without an answer, when a leader or a connection goes.
+// requireInTime retries try until ctx ends. A request that is in flight when a leader
+// or a connection is lost gets no answer.
 func requireInTime(ctx context.Context, t *testing.T, try func(context.Context) error) {
 	t.Helper()
 	for {
@@ -166,7 +170,7 @@ func requireInTime(ctx context.Context, t *testing.T, try func(context.Context) 
 	}
 }
 
-// fatal runs f with a testing.TB that keeps the message of Fatal.
+// fatal runs f with a testing.TB and returns the message that f passed to Fatal.
 func fatal(f func(testing.TB)) string {
 	tb := &failing{ended: make(chan struct{})}
 	go func() {

@@ -12,8 +12,8 @@ import (
 	"github.com/natty-go/natty/internal/testcerts"
 )
 
-// Option configures the servers that [Server], [Start] and [Cluster] make. Without options a server asks for no login and
-// speaks no TLS.
+// Option configures the servers that [Server], [Start] and [Cluster] make. Without
+// options a server asks for no login and speaks no TLS.
 type Option func(*config)
 
 type config struct {
@@ -21,46 +21,52 @@ type config struct {
 	users            []server.User
 	token            string
 	nkeys            []string
-	last             []func(*server.Options)
+	overrides        []func(*server.Options)
 }
 
-// TLS demands TLS of every client. The server's certificate is good for 127.0.0.1, ::1 and localhost, and is signed by an
-// authority that is made for this server (or for this cluster, whose nodes share it); [Node.Files] says where its certificate
-// is. Everything is valid for a day.
+// TLS requires TLS of every client. The server's certificate is valid for 127.0.0.1,
+// ::1 and localhost. An authority made for this server signs it, or one for the whole
+// cluster; [Node.Files] names the file with the authority's certificate. All
+// certificates are valid for a day.
 func TLS() Option {
 	return func(c *config) { c.tls = true }
 }
 
-// ClientCerts is [TLS], and every client must show a certificate that the same authority has signed, such as the one in
-// [Node.Files]. Its common name is "client".
+// ClientCerts requires TLS, and of every client a certificate that the server's
+// authority has signed, such as the one in [Node.Files]. The common name of that one is
+// "client".
 func ClientCerts() Option {
 	return func(c *config) { c.tls, c.clientCerts = true, true }
 }
 
-// User demands a login and accepts this one, which sees everything in the default account. It can be given several times and
-// together with [NKey].
+// User requires a login and accepts this one. The user may do everything in the default
+// account. User can be given several times, also together with [NKey].
 func User(name, password string) Option {
 	return func(c *config) { c.users = append(c.users, server.User{Username: name, Password: password}) }
 }
 
-// Token demands this token of every client. The server knows no token beside users or nkeys: together with [User] or [NKey]
-// it is an error.
+// Token requires this token of every client. The server ignores a token when it has
+// users or nkeys, so Token together with [User] or [NKey] is an error.
 func Token(token string) Option {
 	return func(c *config) { c.token = token }
 }
 
-// NKey demands a login and accepts the holder of the nkey with this public key ("U…"), who sees everything in the default
-// account. It can be given several times and together with [User].
+// NKey requires a login and accepts the owner of the nkey with this public key ("U…"),
+// who may do everything in the default account. NKey can be given several times, also
+// together with [User].
 func NKey(publicKey string) Option {
 	return func(c *config) { c.nkeys = append(c.nkeys, publicKey) }
 }
 
-// Options gives f the last word over the server's own options: limits, permissions, accounts, a JetStream domain. It runs
-// after all other options, in the order given, with new options before every start of every node: also in
-// [Node.Restart], and once for each node of a [Cluster], at the same time. So f must not keep the pointer, and must make the
-// accounts that it adds. The port of a restart stays that of the first start, whatever f says.
+// Options lets f change the server's own options: limits, permissions, accounts, a
+// JetStream domain. It runs after all other options, in the order given, before every
+// start of a node, so also in [Node.Restart]. In a [Cluster] it runs for each node,
+// possibly at the same time.
+//
+// Each start has new options, so f must not keep the pointer, and must make the
+// accounts that it adds. A restart uses the port of the first start, whatever f sets.
 func Options(f func(*server.Options)) Option {
-	return func(c *config) { c.last = append(c.last, f) }
+	return func(c *config) { c.overrides = append(c.overrides, f) }
 }
 
 func newConfig(opts []Option) (*config, error) {
@@ -74,7 +80,8 @@ func newConfig(opts []Option) (*config, error) {
 	return c, nil
 }
 
-// login sets who may connect. Users and nkeys are new ones each time, because the server writes into them.
+// login sets who may connect. Users and nkeys are copies, because the server writes
+// into them.
 func (c *config) login(o *server.Options) {
 	o.Authorization = c.token
 	for _, user := range c.users {
@@ -85,56 +92,65 @@ func (c *config) login(o *server.Options) {
 	}
 }
 
-// Files are the paths of PEM files: the authority that signed the server's certificate, and a client's certificate and key
-// signed by it. They exist until the node is closed. All are empty for a server without [TLS].
+// Files are the paths of PEM files. The files exist until the node is closed. Without
+// [TLS] all paths are empty.
 type Files struct {
-	CA, Cert, Key string
+	// CA is the authority that signed the certificates of the server and the client.
+	CA string
+	// Cert is a client's certificate.
+	Cert string
+	// Key is the private key of Cert.
+	Key string
 }
 
-// credentials are the TLS side of a server or of a whole cluster. The zero value is a server without TLS.
-type credentials struct {
+// certificates are what a server or a whole cluster uses for TLS. The zero value means
+// a server without TLS.
+type certificates struct {
 	files  Files
 	server *tls.Config
 }
 
 const certsValidFor = 24 * time.Hour
 
-// issue makes the authority and the certificates, and writes the client's files below dir.
-func (c *config) issue(dir string) (credentials, error) {
+// issue makes the authority and the certificates, and writes the client's files into
+// the folder tls below dir.
+func (c *config) issue(dir string) (certificates, error) {
 	if !c.tls {
-		return credentials{}, nil
+		return certificates{}, nil
 	}
 	ca, err := testcerts.NewCA("nattytest CA", certsValidFor)
 	if err != nil {
-		return credentials{}, err
+		return certificates{}, err
 	}
 	pair, err := ca.KeyPair(testcerts.Leaf{
 		CommonName: "nattytest server", Hosts: []string{"127.0.0.1", "::1", "localhost"}, Server: true,
 	})
 	if err != nil {
-		return credentials{}, err
+		return certificates{}, err
 	}
 	dir = filepath.Join(dir, "tls")
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return credentials{}, err
+		return certificates{}, err
 	}
 	files := Files{CA: filepath.Join(dir, "ca.crt")}
 	if err := ca.WritePEM(files.CA); err != nil {
-		return credentials{}, err
+		return certificates{}, err
 	}
 	files.Cert, files.Key, err = ca.WriteLeaf(dir, "client", testcerts.Leaf{CommonName: "client", Client: true})
 	if err != nil {
-		return credentials{}, err
+		return certificates{}, err
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, ClientCAs: ca.Pool()}
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, ClientCAs: ca.Pool(),
+	}
 	if c.clientCerts {
 		conf.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	return credentials{files: files, server: conf}, nil
+	return certificates{files: files, server: conf}, nil
 }
 
-// apply puts a copy into o, because the server changes its own.
-func (c credentials) apply(o *server.Options) {
+// apply sets o's TLS configuration to a copy, because the server changes it.
+func (c certificates) apply(o *server.Options) {
 	if c.server == nil {
 		return
 	}

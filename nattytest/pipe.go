@@ -11,14 +11,15 @@ import (
 )
 
 const (
-	chunkSize = 32 << 10
-	heldBytes = 64 << 20
+	chunkSize    = 32 << 10
+	maxHeldBytes = 64 << 20
 )
 
-// gate lets a direction of a Link pass or holds it. The zero value lets pass.
+// gate lets the bytes of one direction of a Link pass, or holds them. The zero value is
+// open.
 type gate struct {
 	mu     sync.Mutex
-	opened chan struct{} // nil while open; closed by open
+	opened chan struct{} // nil while the gate is open; open closes it
 }
 
 func (g *gate) shut() {
@@ -38,14 +39,15 @@ func (g *gate) open() {
 	}
 }
 
-// blocked returns nil while the gate is open, else what is closed when it opens.
+// blocked returns nil while the gate is open, else a channel that is closed when the
+// gate opens.
 func (g *gate) blocked() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.opened
 }
 
-// wait returns true when the gate is open, false when done ends first.
+// wait waits until the gate is open. It returns false if done is closed first.
 func (g *gate) wait(done <-chan struct{}) bool {
 	for {
 		opened := g.blocked()
@@ -60,141 +62,140 @@ func (g *gate) wait(done <-chan struct{}) bool {
 	}
 }
 
-// pair is one connection through a Link: the client's side, the server's side, and a pipe each way.
-type pair struct {
+// session is one connection through a Link: the client's side, the server's side, and a
+// pipe for each direction.
+type session struct {
 	client *net.TCPConn
-	done   chan struct{} // closed when the pair is aborted or over
+	done   chan struct{} // closed at the end of the session
 	work   sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	server   *net.TCPConn
 	up, down *pipe
-	over     bool
+	ended    bool
 }
 
-// connect adds the server's side. It returns false, and resets conn, if the pair was aborted meanwhile.
-func (p *pair) connect(conn *net.TCPConn, l *Link) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.over {
-		_ = conn.SetLinger(0) // fails only on a connection that has ended
-		conn.Close()
+// connect adds the server's side. If the session has ended meanwhile, connect resets
+// conn and returns false.
+func (s *session) connect(conn *net.TCPConn, l *Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		closeConn(conn, true)
 		return false
 	}
-	p.server = conn
-	p.up = &pipe{pair: p, link: l, gate: &l.requests, from: p.client, to: conn, queue: newQueue()}
-	p.down = &pipe{pair: p, link: l, gate: &l.replies, from: conn, to: p.client, queue: newQueue()}
+	s.server = conn
+	s.up = &pipe{session: s, link: l, gate: &l.requests, from: s.client, to: conn, queue: newQueue()}
+	s.down = &pipe{session: s, link: l, gate: &l.replies, from: conn, to: s.client, queue: newQueue()}
 	return true
 }
 
-// abort ends the pair with a reset on both sides; what is held is lost.
-func (p *pair) abort() { p.end(true) }
-
-// finish ends the pair after all of it has passed.
-func (p *pair) finish() { p.end(false) }
-
-func (p *pair) end(reset bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.over {
+// end closes both sides, with a reset if asked. Bytes that are still held are lost.
+func (s *session) end(reset bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
 		return
 	}
-	p.over = true
-	close(p.done)
-	for _, conn := range []*net.TCPConn{p.client, p.server} {
-		if conn == nil {
-			continue
-		}
-		if reset {
-			_ = conn.SetLinger(0) // fails only on a connection that has ended
-		}
-		conn.Close()
+	s.ended = true
+	close(s.done)
+	closeConn(s.client, reset)
+	if s.server != nil {
+		closeConn(s.server, reset)
 	}
 }
 
-// settle returns when no byte is being written behind the gate g, which is shut.
-func (p *pair) settle(g *gate) {
-	p.mu.Lock()
-	pipes := []*pipe{p.up, p.down}
-	p.mu.Unlock()
-	for _, way := range pipes {
-		if way != nil && way.gate == g {
-			way.settle()
+func closeConn(conn *net.TCPConn, reset bool) {
+	if reset {
+		_ = conn.SetLinger(0) // fails only on a connection that has ended
+	}
+	conn.Close()
+}
+
+// interruptWrites returns when no byte is being written behind the gate g, which is
+// shut.
+func (s *session) interruptWrites(g *gate) {
+	s.mu.Lock()
+	pipes := []*pipe{s.up, s.down}
+	s.mu.Unlock()
+	for _, p := range pipes {
+		if p != nil && p.gate == g {
+			p.interruptWrite()
 		}
 	}
 }
 
-// pipe carries the bytes of one direction: a reader stamps them with the time when they are due, a writer passes them on.
+// pipe carries the bytes of one direction. Its reader stamps them with the time at
+// which they are due at the other side. Its writer passes them on at that time.
 type pipe struct {
-	pair     *pair
+	session  *session
 	link     *Link
 	gate     *gate
 	from, to *net.TCPConn
 	queue    *queue
 
-	writing sync.Mutex // held from looking at the gate until the write is over
+	writing sync.Mutex // held from the look at the gate until the write is over
 }
 
-func (w *pipe) run() {
-	w.pair.work.Go(w.read)
-	w.pair.work.Go(w.write)
+func (p *pipe) start() {
+	p.session.work.Go(p.read)
+	p.session.work.Go(p.write)
 }
 
-func (w *pipe) read() {
+func (p *pipe) read() {
 	buf := make([]byte, chunkSize)
 	for {
-		n, err := w.from.Read(buf)
-		due := time.Now().Add(time.Duration(w.link.delay.Load()))
-		if n > 0 && !w.queue.put(chunk{data: bytes.Clone(buf[:n]), due: due}, w.pair.done) {
+		n, err := p.from.Read(buf)
+		due := time.Now().Add(time.Duration(p.link.delay.Load()))
+		if n > 0 && !p.queue.put(chunk{data: bytes.Clone(buf[:n]), due: due}, p.session.done) {
 			return
 		}
 		if err != nil {
-			// The end of a connection is on its way like everything else, and waits behind a freeze.
-			w.queue.put(chunk{due: due, end: true, reset: !errors.Is(err, io.EOF)}, w.pair.done)
+			// The end of a connection is delayed and frozen as its bytes are.
+			p.queue.put(chunk{due: due, end: true, reset: !errors.Is(err, io.EOF)}, p.session.done)
 			return
 		}
 	}
 }
 
-func (w *pipe) write() {
+func (p *pipe) write() {
 	for {
-		c, ok := w.queue.take(w.pair.done)
-		if !ok || !waitUntil(c.due, w.pair.done) {
+		c, ok := p.queue.take(p.session.done)
+		if !ok || !waitUntil(c.due, p.session.done) {
 			return
 		}
-		if !c.end {
-			if !w.pass(c.data) {
-				w.giveUp()
-				return
+		switch {
+		case !c.end:
+			if p.pass(c.data) {
+				continue
 			}
-			continue
+			p.stopReading()
+		case !p.gate.wait(p.session.done):
+		case c.reset:
+			p.session.end(true)
+		default:
+			_ = p.to.CloseWrite() // fails only on a connection that has ended
 		}
-		if !w.gate.wait(w.pair.done) {
-			return
-		}
-		if c.reset {
-			w.pair.abort()
-			return
-		}
-		_ = w.to.CloseWrite() // fails only on a connection that has ended
 		return
 	}
 }
 
-// giveUp ends this direction after its receiver has gone. It does not abort the pair: what the receiver said last may still
-// be on its way in the other direction, which learns of the end by itself.
-func (w *pipe) giveUp() {
-	w.queue.discard()
-	_ = w.from.CloseRead() // fails only on a connection that has ended
+// stopReading ends this direction after its receiver has gone. It does not end the
+// session: the receiver's last bytes may still be on their way in the other direction,
+// which ends by itself.
+func (p *pipe) stopReading() {
+	p.queue.discard()
+	_ = p.from.CloseRead() // fails only on a connection that has ended
 }
 
-// pass writes data, and holds what is left of it while the gate is shut. It returns false when the connection is over.
-func (w *pipe) pass(data []byte) bool {
+// pass writes data. While the gate is shut, it keeps the rest. It returns false when
+// the connection has ended.
+func (p *pipe) pass(data []byte) bool {
 	for len(data) > 0 {
-		if !w.gate.wait(w.pair.done) {
+		if !p.gate.wait(p.session.done) {
 			return false
 		}
-		n, err := w.writeIfOpen(data)
+		n, err := p.writeIfOpen(data)
 		data = data[n:]
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return false
@@ -203,22 +204,23 @@ func (w *pipe) pass(data []byte) bool {
 	return true
 }
 
-func (w *pipe) writeIfOpen(data []byte) (int, error) {
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	if w.gate.blocked() != nil {
+func (p *pipe) writeIfOpen(data []byte) (int, error) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if p.gate.blocked() != nil {
 		return 0, nil
 	}
-	return w.to.Write(data)
+	return p.to.Write(data)
 }
 
-// settle interrupts a write that waits for a slow reader and returns when it is over. The writer then sees that the gate is
-// shut, and keeps what it did not write.
-func (w *pipe) settle() {
-	_ = w.to.SetWriteDeadline(time.Unix(1, 0)) // fails only on a connection that has ended
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	_ = w.to.SetWriteDeadline(time.Time{}) // fails only on a connection that has ended
+// interruptWrite interrupts a write that waits for a slow receiver, and returns when
+// the write is over. The writer then finds the gate shut, and keeps the bytes that it
+// has not written.
+func (p *pipe) interruptWrite() {
+	_ = p.to.SetWriteDeadline(time.Unix(1, 0)) // fails only on a connection that has ended
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	_ = p.to.SetWriteDeadline(time.Time{}) // fails only on a connection that has ended
 }
 
 func waitUntil(due time.Time, done <-chan struct{}) bool {
@@ -236,35 +238,37 @@ func waitUntil(due time.Time, done <-chan struct{}) bool {
 	}
 }
 
-// chunk is a piece of a stream and the time when it is due at the other side, or the stream's end.
+// chunk is a piece of a connection's bytes, or the connection's end, and the time at
+// which it is due at the other side.
 type chunk struct {
 	data       []byte
 	due        time.Time
 	end, reset bool
 }
 
-// queue holds chunks between one reader and one writer, up to heldBytes. A channel would bound their number instead:
-// a few large chunks would be too much memory, many small ones too little throughput.
+// queue holds chunks between one reader and one writer, up to maxHeldBytes. A channel
+// would bound the number of chunks instead: large ones would take too much memory,
+// small ones would give too little throughput.
 type queue struct {
-	// Both have room for one signal, which is enough for one reader and one writer: a signal sent is never lost.
+	// Both buffer one signal. With one reader and one writer, no signal is lost.
 	filled, emptied chan struct{}
 
-	mu      sync.Mutex // guards what follows
-	chunks  []chunk
-	bytes   int
-	useless bool // nobody takes any more
+	mu        sync.Mutex // guards what follows
+	chunks    []chunk
+	bytes     int
+	discarded bool // the writer has ended; what is put is dropped
 }
 
 func newQueue() *queue {
 	return &queue{filled: make(chan struct{}, 1), emptied: make(chan struct{}, 1)}
 }
 
-// put waits for room; false: done ended first.
+// put waits for room and adds c. It returns false if done is closed first.
 func (q *queue) put(c chunk, done <-chan struct{}) bool {
 	for {
 		q.mu.Lock()
-		fits := q.useless || q.bytes < heldBytes
-		if fits && !q.useless {
+		fits := q.discarded || q.bytes < maxHeldBytes
+		if fits && !q.discarded {
 			q.chunks = append(q.chunks, c)
 			q.bytes += len(c.data)
 		}
@@ -281,13 +285,13 @@ func (q *queue) put(c chunk, done <-chan struct{}) bool {
 	}
 }
 
-// take waits for a chunk; false: done ended first.
+// take waits for a chunk and removes it. It returns false if done is closed first.
 func (q *queue) take(done <-chan struct{}) (chunk, bool) {
 	for {
 		q.mu.Lock()
 		if len(q.chunks) > 0 {
 			c := q.chunks[0]
-			q.chunks[0] = chunk{} // or the backing array would keep the data
+			q.chunks[0] = chunk{} // else the backing array keeps the data
 			q.chunks = q.chunks[1:]
 			q.bytes -= len(c.data)
 			q.mu.Unlock()
@@ -303,10 +307,10 @@ func (q *queue) take(done <-chan struct{}) (chunk, bool) {
 	}
 }
 
-// discard drops what is there and all that is put later.
+// discard drops all chunks, and those that are put later.
 func (q *queue) discard() {
 	q.mu.Lock()
-	q.chunks, q.bytes, q.useless = nil, 0, true
+	q.chunks, q.bytes, q.discarded = nil, 0, true
 	q.mu.Unlock()
 	signal(q.emptied)
 }

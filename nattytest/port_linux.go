@@ -5,11 +5,14 @@ import (
 	"syscall"
 )
 
-// port is a TCP port of 127.0.0.1 that is kept for one listener, also while that listener is down: a socket is bound to it
-// and never listens, so connections are refused as they would be by a server that is gone, a listener can take the port
-// at any time (both sides set SO_REUSEADDR), and the kernel gives it to nobody else, neither as a random port nor as the
-// near end of an outgoing connection. Tests restart servers while hundreds of other sockets come and go; a port that is
-// only remembered is lost now and then.
+// port reserves a TCP port of 127.0.0.1 for one listener, also while that listener is
+// down. A socket is bound to the port and never listens. So connections are refused, as
+// by a server that is gone. The listener can take the port at any time, because both
+// sockets set SO_REUSEADDR. The kernel gives the port to nobody else, neither as a
+// random port nor as the local end of an outgoing connection.
+//
+// Remembering the number alone does not suffice: tests restart servers while hundreds
+// of sockets come and go, and now and then another one would take the port.
 type port struct {
 	number int
 	fd     int
@@ -46,7 +49,7 @@ func bindLoopback(fd int) (int, error) {
 	return addr.Port, nil
 }
 
-// release gives the port back. It is called once.
+// release frees the port. Call it once.
 func (p *port) release() {
 	syscall.Close(p.fd)
 }

@@ -7,8 +7,9 @@ import (
 	"net"
 )
 
-// port is a TCP port of 127.0.0.1 that was free a moment ago. It is only remembered: outside Linux no bound socket can keep a
-// port and let another one listen there. Another process may take it while its listener is down.
+// port is a TCP port of 127.0.0.1 that was free when it was chosen. Another process may
+// take it while its listener is down: outside Linux no bound socket can reserve a port
+// and let another socket listen on it.
 type port struct {
 	number int
 }

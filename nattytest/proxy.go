@@ -3,41 +3,46 @@ package nattytest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
 
-// dialTimeout bounds how long a client of a Link waits for a target that does not answer; then its connection is closed.
+// dialTimeout bounds how long a client waits for a target that does not answer. Then
+// the proxy closes the client's connection.
 const dialTimeout = 5 * time.Second
 
-// Link is a TCP proxy between clients and one server, and the faults of the network between them. What has been set, such
-// as Freeze or Delay, holds for the connections that are open and for those that come later. It is safe for concurrent use.
+// Link is a TCP proxy between clients and one server that simulates faults of the
+// network. A setting, such as Freeze or Delay, applies to open connections and to later
+// ones. A Link is safe for concurrent use.
 type Link struct {
 	target string
 	port   *port
-	fail   func(...any) // reports what a method without an error met: the test's Error
+	onErr  func(...any) // the test's Error, for methods that return no error
 
-	requests, replies gate // client to server, server to client
+	requests, replies gate // from client to server, and from server to client
 	delay             atomic.Int64
 
-	control sync.Mutex // held over a whole Freeze, Thaw, Refuse or close, so that they follow one another
+	// control is held over a whole Freeze, Thaw, Refuse or close, to serialize them.
+	control  sync.Mutex
+	listener net.Listener // guarded by control
 
-	mu       sync.Mutex // guards what follows
-	listener net.Listener
-	pairs    map[*pair]struct{}
+	mu       sync.Mutex // guards what follows; closed is set under both
+	sessions map[*session]struct{}
 	closed   bool
 
-	work sync.WaitGroup // accepting, and every connection
+	work sync.WaitGroup // the accept loop and every session
 }
 
-// Proxy starts a proxy for the test t on a random port of 127.0.0.1. The target is the URL of a [Node] or a host:port; it
-// need not be up: while it is down, clients are accepted and closed. The proxy and its connections end in t's Cleanup. A
+// Proxy starts a proxy for the test t on a random port of 127.0.0.1. The target is the
+// URL of a [Node], or a host:port. While the target is down, the proxy accepts clients
+// and closes their connections. The Cleanup of t ends the proxy and its connections. A
 // failure ends the test with t.Fatal.
 func Proxy(t testing.TB, target string) *Link {
 	t.Helper()
@@ -49,7 +54,7 @@ func Proxy(t testing.TB, target string) *Link {
 	return l
 }
 
-func newLink(target string, fail func(...any)) (*Link, error) {
+func newLink(target string, onErr func(...any)) (*Link, error) {
 	address, err := hostPort(target)
 	if err != nil {
 		return nil, err
@@ -58,10 +63,8 @@ func newLink(target string, fail func(...any)) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{target: address, port: reserved, fail: fail, pairs: make(map[*pair]struct{})}
-	l.control.Lock()
-	defer l.control.Unlock()
-	if err := l.listen(); err != nil {
+	l := &Link{target: address, port: reserved, onErr: onErr, sessions: make(map[*session]struct{})}
+	if err := l.listen(); err != nil { // nobody else has l yet
 		reserved.release()
 		return nil, err
 	}
@@ -88,28 +91,39 @@ func (l *Link) URL() string { return "nats://" + l.address() }
 
 func (l *Link) address() string { return fmt.Sprintf("%s:%d", loopback, l.port.number) }
 
-// Cut closes every open connection at once, on both sides and with a reset. Bytes that are held or delayed are lost.
-// New connections are accepted, and a freeze or a delay goes on for them.
+// Cut closes every open connection with a reset, on both sides. Bytes that are held or
+// delayed are lost. New connections are accepted, and a freeze or a delay applies to
+// them.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for p := range l.pairs {
-		p.abort()
+	for s := range l.sessions {
+		s.end(true)
 	}
 }
 
-// Freeze makes the network go silent: connections stay open, new ones are accepted, and once Freeze has returned no byte
-// passes either way, nor does the end of a connection. Only what was passed on before, and waits in the sockets for a
-// receiver that is slow to read, can still arrive. Bytes are held until [Link.Thaw], up to 64 MiB for each direction of a
-// connection; then the sender is not read from any more. The target is not dialed for a new connection before Thaw.
+// Freeze silences the network until [Link.Thaw]. Connections stay open, and new ones
+// are accepted, but their target is dialed only after Thaw. Once Freeze has returned,
+// neither a byte nor the end of a connection passes in either direction. Only bytes
+// passed on before, which wait in the sockets for a slow receiver, can still arrive.
+//
+// The proxy holds up to 64 MiB for each direction of a connection. Beyond that it stops
+// reading from the sender.
 func (l *Link) Freeze() { l.shut(&l.requests, &l.replies) }
 
-// FreezeReplies freezes one direction: what clients send goes on arriving, what the server answers is held until
-// [Link.Thaw]. With a [Link.Cut] before that it is lost, as an acknowledgement is when the connection drops at the wrong
-// moment. After [Link.Freeze] it changes nothing.
+// FreezeReplies freezes one direction: what clients send still arrives, and what the
+// server answers is held until [Link.Thaw]. A [Link.Cut] before that loses the answers,
+// as when a connection drops between a publish and its acknowledgement. After
+// [Link.Freeze] it changes nothing.
 func (l *Link) FreezeReplies() { l.shut(&l.replies) }
 
-// Thaw ends what [Link.Freeze] and [Link.FreezeReplies] began. The bytes held pass on, in order, with nothing missing.
+// FreezeRequests freezes the other direction: what clients send is held until
+// [Link.Thaw], and what the server sends still arrives. The target of a new connection
+// is dialed only after Thaw. After [Link.Freeze] it changes nothing.
+func (l *Link) FreezeRequests() { l.shut(&l.requests) }
+
+// Thaw ends [Link.Freeze], [Link.FreezeReplies] and [Link.FreezeRequests]. All held
+// bytes pass on, in order.
 func (l *Link) Thaw() {
 	l.control.Lock()
 	defer l.control.Unlock()
@@ -117,13 +131,15 @@ func (l *Link) Thaw() {
 	l.replies.open()
 }
 
-// Delay makes every byte arrive d later, in each direction, so that a round trip takes 2d longer. Order and throughput stay:
-// bytes are on the way at the same time, up to 64 MiB for each direction of a connection. 0 turns the delay off. Bytes
-// that are already on the way keep the delay that they began with, and are not overtaken.
+// Delay makes every byte arrive d later in each direction, so that a round trip takes
+// 2d longer; 0 turns the delay off. Order and throughput stay: up to 64 MiB for each
+// direction of a connection are on their way at the same time. Bytes that are already
+// on their way keep their delay, and later ones do not overtake them.
 func (l *Link) Delay(d time.Duration) { l.delay.Store(int64(max(d, 0))) }
 
-// Refuse with true closes the port: the operating system refuses new connections, as if the server were gone. Open
-// connections stay; [Link.Cut] ends them. Refuse with false opens the same port again.
+// Refuse closes the port with true, and opens the same port again with false. While it
+// is closed, the operating system refuses new connections, as if the server were gone.
+// Open connections stay; [Link.Cut] ends them.
 func (l *Link) Refuse(refuse bool) {
 	l.control.Lock()
 	defer l.control.Unlock()
@@ -132,62 +148,50 @@ func (l *Link) Refuse(refuse bool) {
 		return
 	}
 	if err := l.listen(); err != nil {
-		l.fail(err)
+		l.onErr(err)
 	}
 }
 
-// close ends the proxy and everything that runs in it, and waits.
+// close ends the proxy and its sessions, and waits for them.
 func (l *Link) close() {
 	l.control.Lock()
 	defer l.control.Unlock()
 	l.mu.Lock()
-	closed := l.closed
 	l.closed = true
 	l.mu.Unlock()
-	if closed {
-		return
-	}
 	l.stopListening()
 	l.Cut()
 	l.work.Wait()
 	l.port.release()
 }
 
-// stopListening closes the port; it needs l.control.
+// stopListening closes the port. The caller holds l.control.
 func (l *Link) stopListening() {
-	l.mu.Lock()
-	listener := l.listener
-	l.listener = nil
-	l.mu.Unlock()
-	if listener != nil {
-		listener.Close()
+	if l.listener != nil {
+		l.listener.Close()
+		l.listener = nil
 	}
 }
 
-// listen opens the port, unless it is open or the proxy closed, and starts accepting. It waits for a port that is taken:
-// outside Linux another process may have it for a moment. It needs l.control.
+// listen opens the port and starts to accept, unless the port is open or the proxy
+// closed. The caller holds l.control.
 func (l *Link) listen() error {
-	l.mu.Lock()
-	pointless := l.closed || l.listener != nil
-	l.mu.Unlock()
-	if pointless {
+	if l.closed || l.listener != nil {
 		return nil
 	}
-	deadline := time.Now().Add(portWithin)
-	for {
+	err := awaitPort(portTimeout, func() error {
 		listener, err := net.Listen("tcp4", l.address())
-		if err == nil {
-			l.mu.Lock()
-			l.listener = listener
-			l.mu.Unlock()
-			l.work.Go(func() { l.accept(listener) })
-			return nil
+		if err != nil {
+			return err
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
-			return fmt.Errorf("nattytest: proxy: %w", err)
-		}
-		time.Sleep(10 * pollEvery)
+		l.listener = listener
+		l.work.Go(func() { l.accept(listener) })
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("nattytest: proxy: %w", err)
 	}
+	return nil
 }
 
 func (l *Link) accept(listener net.Listener) {
@@ -196,57 +200,54 @@ func (l *Link) accept(listener net.Listener) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // out of files, or a client that was gone before it was accepted
-			time.Sleep(pollEvery)
+		if err != nil { // out of files, or the client was gone before it was accepted
+			time.Sleep(pollInterval)
 			continue
 		}
-		p := &pair{client: conn.(*net.TCPConn), done: make(chan struct{})}
-		if !l.add(p) {
-			p.abort()
+		s := &session{client: conn.(*net.TCPConn), done: make(chan struct{})}
+		if !l.add(s) {
+			s.end(true)
 			return
 		}
 		l.work.Go(func() {
-			defer l.remove(p)
-			l.serve(p)
+			defer l.remove(s)
+			l.serve(s)
 		})
 	}
 }
 
-func (l *Link) add(p *pair) bool {
+func (l *Link) add(s *session) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	l.pairs[p] = struct{}{}
+	l.sessions[s] = struct{}{}
 	return true
 }
 
-func (l *Link) remove(p *pair) {
+func (l *Link) remove(s *session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.pairs, p)
+	delete(l.sessions, s)
 }
 
-// serve carries one connection until both directions have ended.
-func (l *Link) serve(p *pair) {
-	defer p.finish()
-	if !l.requests.wait(p.done) {
+// serve carries one session until both directions have ended.
+func (l *Link) serve(s *session) {
+	defer s.end(false)
+	if !l.requests.wait(s.done) {
 		return
 	}
 	conn, err := net.DialTimeout("tcp", l.target, dialTimeout)
-	if err != nil {
+	if err != nil || !s.connect(conn.(*net.TCPConn), l) {
 		return
 	}
-	if !p.connect(conn.(*net.TCPConn), l) {
-		return
-	}
-	p.up.run()
-	p.down.run()
-	p.work.Wait()
+	s.up.start()
+	s.down.start()
+	s.work.Wait()
 }
 
-// shut closes gates, then sees to it that no write is under way behind them.
+// shut closes gates, and returns when no write behind them is under way.
 func (l *Link) shut(gates ...*gate) {
 	l.control.Lock()
 	defer l.control.Unlock()
@@ -254,14 +255,11 @@ func (l *Link) shut(gates ...*gate) {
 		g.shut()
 	}
 	l.mu.Lock()
-	pairs := make([]*pair, 0, len(l.pairs))
-	for p := range l.pairs {
-		pairs = append(pairs, p)
-	}
+	sessions := slices.Collect(maps.Keys(l.sessions))
 	l.mu.Unlock()
-	for _, p := range pairs {
+	for _, s := range sessions {
 		for _, g := range gates {
-			p.settle(g)
+			s.interruptWrites(g)
 		}
 	}
 }

@@ -90,9 +90,9 @@ func TestFreezeInTheMiddleOfAStreamLosesNothing(t *testing.T) {
 func TestFreezeReturnsThoughTheReceiverDoesNotRead(t *testing.T) {
 	t.Parallel()
 	l, client, server := through(t)
-	data := numbered(48 << 20) // more than the sockets hold, less than the proxy does
+	data := numbered(48 << 20) // more than the sockets hold, less than the proxy holds
 	require.NoError(t, <-writeAll(client, data))
-	for range 10 { // also in the middle of an interrupted write
+	for range 10 { // also interrupts a write that was interrupted before
 		l.Freeze()
 		l.Thaw()
 	}
@@ -141,6 +141,18 @@ func TestFreezeRepliesLetsRequestsPass(t *testing.T) {
 	requireArrives(t, client, "reply")
 }
 
+func TestFreezeRequestsLetsRepliesPass(t *testing.T) {
+	t.Parallel()
+	l, client, server := through(t)
+	l.FreezeRequests()
+	send(t, server, "reply")
+	requireArrives(t, client, "reply")
+	send(t, client, "request")
+	requireSilence(t, server, 0)
+	l.Thaw()
+	requireArrives(t, server, "request")
+}
+
 func TestDelayIsAddedToEveryByte(t *testing.T) {
 	t.Parallel()
 	l, client, server := through(t)
@@ -170,7 +182,8 @@ func TestDelayKeepsOrderAndThroughput(t *testing.T) {
 	require.NoError(t, <-written)
 	requireSame(t, data, got)
 	require.GreaterOrEqual(t, took, delay)
-	// 512 pieces or more: one delay after the other would take 100 seconds.
+	// The data is 512 chunks or more, so delays one after the other would take 100
+	// seconds.
 	require.Less(t, took, 10*time.Second)
 }
 
@@ -223,7 +236,8 @@ func TestLastWordsOfAServerArriveBeforeTheEnd(t *testing.T) {
 	l.FreezeReplies()
 	send(t, server, "-ERR goodbye")
 	require.NoError(t, server.Close())
-	// Into a connection that is closed: the server's reset must not overtake what it said.
+	// The server answers these bytes with a reset, which must not overtake its last
+	// bytes.
 	require.NoError(t, <-writeAll(client, make([]byte, 1<<20)))
 	l.Thaw()
 	requireArrives(t, client, "-ERR goodbye")

@@ -2,37 +2,34 @@ package nattytest
 
 import (
 	"net/http"
+	"net/http/httptest"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
 
 // ready is the condition that [Nodes.WaitReady] waits for.
 func ready(nodes []*Node) bool {
-	leaders, running := make(map[string]string), make(map[string]*Node)
-	for _, n := range nodes {
-		if srv := n.Server(); srv != nil && srv.Running() {
-			running[srv.Name()] = n
-		}
-	}
+	leaders, running := make(leaderMap), runningByName(nodes)
 	for _, n := range running {
 		srv := n.Server()
-		// Accounts have connections of their own between servers. Leaders are elected through the first one; a request of
-		// another account is lost, with no answer, while its own is still being made.
-		if srv.NumRoutes() < (len(running)-1)*int(n.links.Load()) {
+		// An account may have a route connection of its own, while elections use the
+		// first one. A request of such an account is lost, without an answer, until
+		// that connection is open.
+		if srv.NumRoutes() < (len(running)-1)*int(n.routePool.Load()) {
 			return false
 		}
-		// Until a leader has heard of a server, it places no replica there.
+		// A leader places no replica on a server that it has not heard of yet.
 		if len(srv.ActivePeers()) < len(running) {
 			return false
 		}
-		if !srv.JetStreamIsCurrent() || !healthy(srv) || !agrees(srv, leaders) {
+		if !srv.JetStreamIsCurrent() || !healthy(srv) || !leaders.add(srv) {
 			return false
 		}
 		if srv.JetStreamIsLeader() && len(srv.JetStreamClusterPeers()) < len(nodes) {
 			return false
 		}
 	}
-	if !settled(running, len(nodes)) {
+	if !membershipCommitted(running, len(nodes)) {
 		return false
 	}
 	for _, leader := range leaders {
@@ -43,16 +40,28 @@ func ready(nodes []*Node) bool {
 	return len(leaders) > 0
 }
 
-// settled reports whether every server knows that all others are voters. The first leader adds them one by one: should it stop before
-// the last one has heard, an election takes several rounds or, where two servers count as the whole cluster, never ends.
-func settled(running map[string]*Node, size int) bool {
+func runningByName(nodes []*Node) map[string]*Node {
+	running := make(map[string]*Node)
+	for _, n := range nodes {
+		if srv := n.Server(); srv != nil && srv.Running() {
+			running[srv.Name()] = n
+		}
+	}
+	return running
+}
+
+// membershipCommitted reports whether every server knows that all others are voters.
+// The first leader adds them one by one. If it stops before the last server has heard
+// of all, an election takes several rounds. Where two servers count as the whole
+// cluster, it never ends.
+func membershipCommitted(running map[string]*Node, size int) bool {
 	committed := make(map[uint64]bool)
 	for _, n := range running {
-		seen := n.Server().Raftz(&server.RaftzOptions{GroupFilter: "_meta_"})
-		if seen == nil { // it shuts down
+		groupsByAccount := n.Server().Raftz(&server.RaftzOptions{GroupFilter: "_meta_"})
+		if groupsByAccount == nil { // the server is shutting down
 			return false
 		}
-		for _, groups := range *seen {
+		for _, groups := range *groupsByAccount {
 			meta := groups["_meta_"]
 			if meta.Size < size || meta.PIndex != meta.Committed {
 				return false
@@ -63,27 +72,32 @@ func settled(running map[string]*Node, size int) bool {
 	return len(committed) == 1
 }
 
-// agrees adds to leaders who leads what as srv sees it, by the name of the server; false: another server sees it otherwise.
-// The health endpoint does not tell: a replica without a leader is healthy to it.
-func agrees(srv *server.Server, leaders map[string]string) bool {
-	seen, err := srv.Jsz(&server.JSzOptions{Streams: true, Consumer: true})
-	if err != nil || seen.Meta == nil {
+// leaderMap maps the cluster (""), each stream and each consumer to the name of the
+// server that leads it.
+type leaderMap map[string]string
+
+// add adds the leaders that srv knows. It returns false if one has no leader, or if
+// another server named a different one. The health endpoint does not help here: it
+// calls a replica without a leader healthy.
+func (leaders leaderMap) add(srv *server.Server) bool {
+	view, err := srv.Jsz(&server.JSzOptions{Streams: true, Consumer: true})
+	if err != nil || view.Meta == nil {
 		return false
 	}
-	same := agree(leaders, "", &server.ClusterInfo{Leader: seen.Meta.Leader})
-	for _, account := range seen.AccountDetails {
+	same := leaders.set("", &server.ClusterInfo{Leader: view.Meta.Leader})
+	for _, account := range view.AccountDetails {
 		for _, stream := range account.Streams {
 			key := account.Name + "\n" + stream.Name
-			same = agree(leaders, key, stream.Cluster) && same
+			same = leaders.set(key, stream.Cluster) && same
 			for _, consumer := range stream.Consumer {
-				same = agree(leaders, key+"\n"+consumer.Name, consumer.Cluster) && same
+				same = leaders.set(key+"\n"+consumer.Name, consumer.Cluster) && same
 			}
 		}
 	}
 	return same
 }
 
-func agree(leaders map[string]string, key string, info *server.ClusterInfo) bool {
+func (leaders leaderMap) set(key string, info *server.ClusterInfo) bool {
 	if info == nil || info.Leader == "" {
 		return false
 	}
@@ -94,23 +108,10 @@ func agree(leaders map[string]string, key string, info *server.ClusterInfo) bool
 	return true
 }
 
-// healthy asks the server's health endpoint, without HTTP: it alone tells whether every replica has caught up.
+// healthy asks the server's health endpoint, without HTTP. Only that endpoint tells
+// whether every replica has caught up.
 func healthy(srv *server.Server) bool {
-	request, err := http.NewRequest(http.MethodGet, "/healthz", nil)
-	if err != nil {
-		return false
-	}
-	answer := &status{header: make(http.Header), code: http.StatusOK}
-	srv.HandleHealthz(answer, request)
-	return answer.code == http.StatusOK
+	answer := httptest.NewRecorder()
+	srv.HandleHealthz(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
+	return answer.Code == http.StatusOK
 }
-
-// status is an http.ResponseWriter that keeps the status code.
-type status struct {
-	header http.Header
-	code   int
-}
-
-func (s *status) Header() http.Header         { return s.header }
-func (s *status) Write(b []byte) (int, error) { return len(b), nil }
-func (s *status) WriteHeader(code int)        { s.code = code }

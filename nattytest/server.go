@@ -19,37 +19,42 @@ import (
 
 const (
 	loopback = "127.0.0.1"
-	// startWithin is generous: it is reached only where a start hangs, and a loaded machine starts a server in seconds.
-	startWithin = 20 * time.Second
-	// portWithin bounds how long a restart waits for its port.
-	portWithin = 5 * time.Second
-	pollEvery  = 2 * time.Millisecond
+	// startTimeout is generous. Even a loaded machine starts a server in seconds, so
+	// only a start that hangs reaches it.
+	startTimeout = 20 * time.Second
+	// portTimeout bounds how long a restart, or a Link, waits for its port.
+	portTimeout  = 5 * time.Second
+	pollInterval = 2 * time.Millisecond
 )
 
-// Node is an embedded NATS server with JetStream, alone or in a cluster. It is safe for concurrent use.
+// Node is an embedded NATS server with JetStream, alone or in a cluster. It is safe for
+// concurrent use.
 type Node struct {
-	name    string
-	url     string
-	config  *config
-	creds   credentials
-	cluster server.ClusterOpts // the zero value outside a cluster
-	routes  string             // of the whole cluster, comma-separated
-	store   string
-	dir     string // "" where the cluster owns it
-	ports   []*port
-	client  int // the port for clients; settled by the first start
+	name       string
+	url        string // "" until the first start
+	config     *config
+	certs      certificates
+	cluster    server.ClusterOpts // the zero value outside a cluster
+	routes     string             // of the whole cluster, comma-separated
+	store      string
+	dir        string // "" in a cluster, which owns the folder of its nodes
+	ports      []*port
+	clientPort int // final after the first start
 
-	mu     sync.Mutex // held over a whole start, stop or close, so that they follow one another; guards closed
+	mu     sync.Mutex // guards closed; held over a whole start, stop or close, to serialize them
 	closed bool
 
-	running atomic.Pointer[server.Server] // the last one started, also after it was stopped
-	links   atomic.Int64                  // how many connections a route to another node has
+	latest    atomic.Pointer[server.Server] // the server started last, also after its stop
+	routePool atomic.Int64                  // connections of a route to another node
 }
 
-// Server starts a server with JetStream for the test t: on 127.0.0.1, on a random port, with a store of its own in a
-// temporary directory. It accepts connections when Server returns, usually some ten milliseconds later. It is stopped and
-// its store removed in t's Cleanup, after the cleanups that t registers later. A failure ends the test with t.Fatal, so
-// Server must be called on the test's own goroutine.
+// Server starts a server with JetStream for the test t, on a random port of 127.0.0.1,
+// with its store in a temporary directory. When Server returns, usually after some ten
+// milliseconds, the server accepts connections.
+//
+// The Cleanup of t stops the server and removes its store, after the cleanups that t
+// registers later. A failure ends the test with t.Fatal, so call Server on the test's
+// own goroutine.
 func Server(t testing.TB, opts ...Option) *Node {
 	t.Helper()
 	node, err := Start(opts...)
@@ -64,7 +69,8 @@ func Server(t testing.TB, opts ...Option) *Node {
 	return node
 }
 
-// Start is [Server] without a test around it. The caller must call Close, which stops the server and removes its store.
+// Start is [Server] for programs without a test. The caller must call Close, which
+// stops the server and removes its store.
 func Start(opts ...Option) (*Node, error) {
 	config, err := newConfig(opts)
 	if err != nil {
@@ -74,8 +80,10 @@ func Start(opts ...Option) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	node := &Node{name: "nattytest-" + rand.Text()[:12], config: config, dir: dir, store: filepath.Join(dir, "store")}
-	if node.creds, err = config.issue(dir); err != nil {
+	node := &Node{
+		name: "nattytest-" + rand.Text()[:12], config: config, dir: dir, store: filepath.Join(dir, "store"),
+	}
+	if node.certs, err = config.issue(dir); err != nil {
 		return nil, errors.Join(err, node.Close())
 	}
 	if err := node.firstStart(); err != nil {
@@ -84,29 +92,33 @@ func Start(opts ...Option) (*Node, error) {
 	return node, nil
 }
 
-// URL returns the address for clients, nats://127.0.0.1:port, without credentials. It stays the same across restarts.
+// URL returns the address for clients, nats://127.0.0.1:port, without credentials. A
+// restart does not change it.
 func (n *Node) URL() string { return n.url }
 
-// Server returns the embedded server itself: the running one, or after Stop the one that ran last. After a Restart it is
-// another one.
-func (n *Node) Server() *server.Server { return n.running.Load() }
+// Server returns the embedded server: the running one, or after Stop the one that ran
+// last. A Restart replaces it.
+func (n *Node) Server() *server.Server { return n.latest.Load() }
 
-// Files returns the paths of the certificates for clients; all empty without [TLS].
-func (n *Node) Files() Files { return n.creds.files }
+// Files returns the paths of the certificates for clients. Without [TLS] all are empty.
+func (n *Node) Files() Files { return n.certs.files }
 
-// Stop stops the server in an orderly way and waits until it has ended: it hands its leaderships over, closes every
-// connection and listener, and keeps its store. Connections to it are refused from then on. Stopping a stopped server does
-// nothing.
+// Stop shuts the server down in an orderly way and waits for its end. The server hands
+// its leaderships over, closes every connection and listener, and keeps its store.
+// Afterwards connections to it are refused. Stopping a stopped server does nothing.
 func (n *Node) Stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.stopLocked()
 }
 
-// Restart stops the server if it is running and starts it again on the same port, with the same store and certificates.
-// When it returns nil, the server accepts connections and a single server has recovered its streams; a node of a cluster may
-// need a little longer to catch up, see [Nodes.WaitReady]. After an error the server is stopped, and Restart may be tried
-// again. A closed node cannot be restarted.
+// Restart stops the server, if it is running, and starts it again on the same port,
+// with the same store and certificates. When Restart returns nil, the server accepts
+// connections. A single server has then recovered its streams; a node of a cluster may
+// need longer to catch up, see [Nodes.WaitReady].
+//
+// After an error the server is stopped, and the caller may retry Restart. A closed node
+// cannot be restarted.
 func (n *Node) Restart() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -117,8 +129,8 @@ func (n *Node) Restart() error {
 	return n.startLocked()
 }
 
-// Close stops the server and removes its store and certificates. Closing again does nothing. The nodes that [Server] and
-// [Cluster] made are closed by the test's Cleanup.
+// Close stops the server and removes its store and certificates. Closing again does
+// nothing. The test's Cleanup closes the nodes that [Server] and [Cluster] made.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -136,15 +148,16 @@ func (n *Node) Close() error {
 	return os.RemoveAll(n.dir)
 }
 
-// stopLocked needs n.mu.
+// stopLocked stops the server. The caller holds n.mu.
 func (n *Node) stopLocked() {
-	if srv := n.running.Load(); srv != nil {
+	if srv := n.latest.Load(); srv != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 	}
 }
 
-// firstStart reserves a port for clients and starts the server on it, or on the port that the caller's [Options] demand.
+// firstStart reserves a port for clients and starts the server on it, or on the port
+// that the caller's [Options] set.
 func (n *Node) firstStart() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -153,7 +166,7 @@ func (n *Node) firstStart() error {
 		return err
 	}
 	n.ports = append(n.ports, reserved)
-	n.client = reserved.number
+	n.clientPort = reserved.number
 	if err := n.startLocked(); err != nil {
 		return err
 	}
@@ -161,7 +174,7 @@ func (n *Node) firstStart() error {
 	if !ok {
 		return nil // DontListen: in-process connections only
 	}
-	n.client = addr.Port
+	n.clientPort = addr.Port
 	host := loopback
 	if !addr.IP.IsUnspecified() {
 		host = addr.IP.String()
@@ -170,31 +183,48 @@ func (n *Node) firstStart() error {
 	return nil
 }
 
-// startLocked starts a new server and returns when it accepts connections. A restart waits for its port, which outside Linux
-// another process may have for a moment. It needs n.mu.
+// startLocked starts a new server and returns when it accepts connections. A restart
+// waits for its port. The caller holds n.mu.
 func (n *Node) startLocked() error {
-	deadline := time.Now().Add(portWithin)
-	for {
+	timeout := portTimeout
+	if n.url == "" {
+		timeout = 0
+	}
+	err := awaitPort(timeout, func() error {
 		o := n.options()
 		srv, err := start(o)
-		if err == nil {
-			n.links.Store(int64(max(o.Cluster.PoolSize, 1) + len(o.Cluster.PinnedAccounts))) // the server filled in its defaults
-			n.running.Store(srv)
-			return nil
+		if err != nil {
+			return err
 		}
-		if n.url == "" || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
-			return fmt.Errorf("nattytest: start %s: %w", n.name, err)
+		// The server has filled in the defaults.
+		n.routePool.Store(int64(max(o.Cluster.PoolSize, 1) + len(o.Cluster.PinnedAccounts)))
+		n.latest.Store(srv)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("nattytest: start %s: %w", n.name, err)
+	}
+	return nil
+}
+
+// awaitPort retries listen until timeout while its port is taken: outside Linux another
+// process may have the port for a moment.
+func awaitPort(timeout time.Duration, listen func() error) error {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(10 * pollInterval) {
+		err := listen()
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return err
 		}
-		time.Sleep(10 * pollEvery)
 	}
 }
 
-// options are new each time: the server keeps the pointer and writes into it.
+// options returns new options for each start, because the server keeps the pointer and
+// writes into them.
 func (n *Node) options() *server.Options {
 	o := &server.Options{
 		ServerName: n.name,
 		Host:       loopback,
-		Port:       n.client,
+		Port:       n.clientPort,
 		JetStream:  true,
 		StoreDir:   n.store,
 		NoSigs:     true,
@@ -203,24 +233,24 @@ func (n *Node) options() *server.Options {
 		Routes:     server.RoutesFromStr(n.routes),
 	}
 	n.config.login(o)
-	n.creds.apply(o)
-	for _, f := range n.config.last {
-		f(o)
+	n.certs.apply(o)
+	for _, override := range n.config.overrides {
+		override(o)
 	}
 	if n.url != "" {
-		o.Port = n.client
+		o.Port = n.clientPort
 	}
 	return o
 }
 
-// start runs a server until it accepts connections. A server that cannot start says so to its logger alone, then stays half
-// up; hence the logger.
+// start returns a server that accepts connections. A server that cannot start tells the
+// reason to its logger only, and stays half up; so start gives it a logger.
 func start(o *server.Options) (*server.Server, error) {
 	srv, err := server.NewServer(o)
 	if err != nil {
 		return nil, err
 	}
-	log := &failures{first: make(chan error, 1)}
+	log := &startLog{fatal: make(chan error, 1)}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
 	err = log.awaitStart(srv)
@@ -232,16 +262,16 @@ func start(o *server.Options) (*server.Server, error) {
 	return srv, nil
 }
 
-// failures is the logger of an embedded server. It keeps the first fatal error and drops the rest.
-type failures struct {
-	first chan error
+// startLog is the logger of an embedded server. It keeps the first fatal error and
+// drops everything else.
+type startLog struct {
+	fatal chan error
 }
 
-func (f *failures) awaitStart(srv *server.Server) error {
-	deadline := time.Now().Add(startWithin)
-	for {
+func (l *startLog) awaitStart(srv *server.Server) error {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pollInterval) {
 		select {
-		case err := <-f.first:
+		case err := <-l.fatal:
 			return err
 		default:
 		}
@@ -249,14 +279,14 @@ func (f *failures) awaitStart(srv *server.Server) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the server does not accept connections after %v", startWithin)
+			return fmt.Errorf("the server does not accept connections after %v", startTimeout)
 		}
-		time.Sleep(pollEvery)
 	}
 }
 
-// Fatalf keeps a cause among v in the error's chain: the server formats it with %v or %q.
-func (f *failures) Fatalf(format string, v ...any) {
+// Fatalf keeps an error among v in the error's chain: the server formats it with %v or
+// %q.
+func (l *startLog) Fatalf(format string, v ...any) {
 	failure := &startError{text: fmt.Sprintf(format, v...)}
 	for _, arg := range v {
 		if cause, ok := arg.(error); ok {
@@ -264,19 +294,19 @@ func (f *failures) Fatalf(format string, v ...any) {
 		}
 	}
 	select {
-	case f.first <- failure:
+	case l.fatal <- failure:
 	default:
 	}
 }
 
-// Noticef and the others below drop what the server says.
-func (*failures) Noticef(string, ...any) {}
-func (*failures) Warnf(string, ...any)   {}
-func (*failures) Errorf(string, ...any)  {}
-func (*failures) Debugf(string, ...any)  {}
-func (*failures) Tracef(string, ...any)  {}
+// Noticef and the methods below drop what the server logs.
+func (*startLog) Noticef(string, ...any) {}
+func (*startLog) Warnf(string, ...any)   {}
+func (*startLog) Errorf(string, ...any)  {}
+func (*startLog) Debugf(string, ...any)  {}
+func (*startLog) Tracef(string, ...any)  {}
 
-// startError is what the server said when it could not start.
+// startError is the reason that the server logged when it could not start.
 type startError struct {
 	text  string
 	cause error

@@ -62,7 +62,8 @@ func TestStartReportsAPortThatIsTaken(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
-	_, err = nattytest.Start(nattytest.Options(func(o *server.Options) { o.Port = listener.Addr().(*net.TCPAddr).Port }))
+	taken := listener.Addr().(*net.TCPAddr).Port
+	_, err = nattytest.Start(nattytest.Options(func(o *server.Options) { o.Port = taken }))
 	require.ErrorContains(t, err, "address already in use")
 }
 
@@ -176,7 +177,8 @@ func TestTLSIsRequired(t *testing.T) {
 		require.NoError(t, connect(t, url, nats.RootCAs(node.Files().CA)).Flush())
 	}
 	require.NoError(t, node.Restart())
-	require.NoError(t, connect(t, node.URL(), nats.RootCAs(node.Files().CA)).Flush(), "the certificate of before the restart")
+	nc := connect(t, node.URL(), nats.RootCAs(node.Files().CA))
+	require.NoError(t, nc.Flush(), "a restart must keep the certificates")
 }
 
 func TestClientCertificateIsDemanded(t *testing.T) {
@@ -192,7 +194,8 @@ func TestClientCertificateIsDemanded(t *testing.T) {
 	}))
 	require.Error(t, err)
 
-	require.NoError(t, connect(t, node.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key)).Flush())
+	nc := connect(t, node.URL(), nats.RootCAs(files.CA), nats.ClientCert(files.Cert, files.Key))
+	require.NoError(t, nc.Flush())
 }
 
 func TestLoginsAreChecked(t *testing.T) {

@@ -1,11 +1,13 @@
-// Gen remakes the certificates in assets/ that the tests' NATS server and its clients present to each other.
+// Gen makes new certificates in assets/ for the NATS server of the tests and its
+// clients.
 //
 // Run it from the root of the repository:
 //
 //	go run ./assets/gen
 //
-// It makes a new authority each time and forgets its private key, so nobody can issue a certificate that the committed ones
-// would trust; therefore all five files change together.
+// Each run makes a new authority and discards its private key, so nobody can issue a
+// certificate that the committed authority vouches for. Therefore all five files change
+// together.
 package main
 
 import (
@@ -18,7 +20,8 @@ import (
 	"github.com/natty-go/natty/internal/testcerts"
 )
 
-// validFor is long because nobody remembers to renew certificates of tests: ten years, leap days included.
+// validFor is ten years, leap days included, because nobody remembers to renew the
+// certificates of tests.
 const validFor = 3653 * 24 * time.Hour
 
 func main() {
@@ -38,8 +41,11 @@ func write(dir string) error {
 	}
 	files := map[string][]byte{"ca.crt": ca.PEM()}
 	for name, leaf := range map[string]testcerts.Leaf{
-		// nats is the service's name in docker-compose.yml, and so its host name for other containers.
-		"server": {CommonName: "natty test server", Hosts: []string{"localhost", "127.0.0.1", "::1", "nats"}, Server: true},
+		// Other containers reach the server as nats, its service name in
+		// docker-compose.yml.
+		"server": {
+			CommonName: "natty test server", Hosts: []string{"localhost", "127.0.0.1", "::1", "nats"}, Server: true,
+		},
 		"client": {CommonName: "natty test client", Client: true},
 	} {
 		if files[name+".crt"], files[name+".key"], err = ca.Issue(leaf); err != nil {
@@ -54,8 +60,9 @@ func write(dir string) error {
 	return nil
 }
 
-// writeFile makes path readable by everyone, whatever the umask and the mode it had: the server in the container reads its
-// key under a user ID that need not be the owner's. These keys protect nothing.
+// writeFile makes path readable by everyone, whatever the umask and its mode before.
+// The server in the container may run under another user ID than the owner's, and must
+// read its key. These keys protect nothing.
 func writeFile(path string, data []byte) error {
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		return err

@@ -11,15 +11,17 @@ import (
 	"time"
 )
 
-const committed = ".." // assets/, seen from here
+const committed = ".." // the folder assets/, relative to this package
 
 func TestWriteFailsInAMissingFolder(t *testing.T) {
+	t.Parallel()
 	if err := write(filepath.Join(t.TempDir(), "missing")); err == nil {
 		t.Fatal("write into a missing folder returned nil")
 	}
 }
 
 func TestGeneratedCertificatesAreAcceptedByBothSides(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := write(dir); err != nil {
 		t.Fatal(err)
@@ -35,21 +37,25 @@ func TestGeneratedCertificatesAreAcceptedByBothSides(t *testing.T) {
 }
 
 func TestCommittedCertificatesAreAcceptedByBothSides(t *testing.T) {
+	t.Parallel()
 	if err := handshake(t, committed, "localhost"); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestCommittedCertificatesOutliveTheNextYear(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"ca", "server", "client"} {
 		cert := leaf(t, filepath.Join(committed, name+".crt"))
 		if left := time.Until(cert.NotAfter); left < 365*24*time.Hour {
-			t.Errorf("%s.crt ends on %s: run go run ./assets/gen from the root", name, cert.NotAfter.Format(time.DateOnly))
+			t.Errorf("%s.crt ends on %s: run go run ./assets/gen from the root",
+				name, cert.NotAfter.Format(time.DateOnly))
 		}
 	}
 }
 
 func TestNoCommittedKeyIsTheAuthoritys(t *testing.T) {
+	t.Parallel()
 	keys, err := filepath.Glob(filepath.Join(committed, "*.key"))
 	if err != nil || len(keys) == 0 {
 		t.Fatalf("keys: %v, %v", keys, err)
@@ -61,8 +67,8 @@ func TestNoCommittedKeyIsTheAuthoritys(t *testing.T) {
 	}
 }
 
-// handshake connects a client to a server, each with the files in dir and each checking the other, and returns the client's
-// or the server's refusal.
+// handshake connects a client to a server. Both use the files in dir, and each checks
+// the other. It returns the client's error, else the server's.
 func handshake(t *testing.T, dir, host string) error {
 	t.Helper()
 	authority, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
@@ -74,10 +80,12 @@ func handshake(t *testing.T, dir, host string) error {
 		t.Fatal("ca.crt holds no certificate")
 	}
 	clientSide, serverSide := net.Pipe()
-	client := tls.Client(clientSide, &tls.Config{RootCAs: pool, ServerName: host, Certificates: pair(t, dir, "client")})
+	client := tls.Client(clientSide, &tls.Config{
+		RootCAs: pool, ServerName: host, Certificates: pair(t, dir, "client"),
+	})
 	server := tls.Server(serverSide, &tls.Config{
 		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, Certificates: pair(t, dir, "server"),
-		SessionTicketsDisabled: true, // nobody would read them from the pipe
+		SessionTicketsDisabled: true, // nobody reads them from the pipe, so writing them would block
 	})
 	refusal := make(chan error, 1)
 	go func() {

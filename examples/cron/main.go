@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/setup"
 )
@@ -63,10 +65,14 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, client.Close(cleanup)) }()
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
-	bucket := "CRON-" + rand.Text()[:8] // the nodes make it, and another one for what they have done
+	bucket := "CRON-" + rand.Text()[:8] // of the election; another one is for what the nodes have done
 	defer func() {
 		err = errors.Join(err, client.DeleteBucket(cleanup, bucket), client.DeleteBucket(cleanup, bucket+"-DONE"))
 	}()
+	// An interrupt does not cut this short: what an instance made while the bucket is deleted would be left behind.
+	if _, err := client.EnsureBucket(cleanup, jetstream.KeyValueConfig{Bucket: bucket, TTL: 10 * time.Second}); err != nil {
+		return err
+	}
 	a := &account{out: out, changed: make(chan struct{}, 1)}
 	if err := story(ctx, cfg, bucket, a); err != nil {
 		return err

@@ -67,3 +67,7 @@ func TestAccountFindsWhatWasDoneTwiceMissedOrTogether(t *testing.T) {
 	}
 	require.EqualError(t, a.print(), "the job changed hands 2 times, and not once, when its node left")
 }
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
+}

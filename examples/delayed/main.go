@@ -61,13 +61,14 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	// The stream keeps the schedules beside the jobs that they have published. In a work queue both are gone when they are
 	// done, so that an empty stream says that all is.
 	name := "DELAYED-" + rand.Text()[:8]
-	stream, err := client.EnsureStream(ctx, jetstream.StreamConfig{
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := client.EnsureStream(cleanup, jetstream.StreamConfig{
 		Name: name, Subjects: []string{name + ".jobs"}, Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	account, err := schedule(ctx, client, name, out)
 	if err != nil {

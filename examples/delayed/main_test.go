@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -129,4 +130,8 @@ func TestAccountFindsWhatWasLostAndWhatRanWrongly(t *testing.T) {
 	printed, err = after(func(a *account, _ func(string, time.Time)) { a.ran[report] = map[uint64]time.Time{} })
 	require.EqualError(t, err, "1 jobs did not run: report")
 	require.Equal(t, 1, check.Number(t, printed, "lost"))
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

@@ -75,10 +75,11 @@ func run(ctx context.Context, args []string, kill bool, out io.Writer) (err erro
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "EXCLUSIVE-" + rand.Text()[:8]
-	if _, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".numbers"}}); err != nil {
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	if _, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".numbers"}}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	pair, err := instances.Start(ctx, cfg, out, names, instanceStream+"="+name)
 	if err != nil {

@@ -137,3 +137,7 @@ func TestAccountFindsWhatWasSkippedAndWhatCameBack(t *testing.T) {
 	require.Equal(t, 3, check.Number(t, out.String(), "handled twice"))
 	require.Equal(t, 4, check.Number(t, out.String(), "handled by A"))
 }
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, false, io.Discard) })
+}

@@ -21,6 +21,8 @@ import (
 	"os/signal"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
@@ -72,8 +74,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	a := &account{out: out, stored: &storage{}}
 	server := httptest.NewServer(a.stored)
 	defer server.Close()
-	bucket := "FENCED-" + rand.Text()[:8] // the instances make it
+	bucket := "FENCED-" + rand.Text()[:8]
 	defer func() { err = errors.Join(err, client.DeleteBucket(cleanup, bucket)) }()
+	// An interrupt does not cut this short: what an instance made while the bucket is deleted would be left behind.
+	if _, err := client.EnsureBucket(cleanup, jetstream.KeyValueConfig{Bucket: bucket, TTL: time.Second}); err != nil {
+		return err
+	}
 	pair, err := instances.Start(ctx, cfg, out, []string{"A", "B"}, instanceBucket+"="+bucket, instanceStorage+"="+server.URL)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -97,4 +98,8 @@ func TestAccountFindsALateWrite(t *testing.T) {
 	a.out = &out
 	require.EqualError(t, a.print(), "the storage has refused nothing\nthe storage has 3 of token 1, and not 2 of token 5\nA has written 1 times after the pause")
 	require.Equal(t, 1, check.Number(t, out.String(), "A: refused by NATS"))
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

@@ -68,14 +68,15 @@ func run(ctx context.Context, args []string, rows int, out io.Writer) (err error
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "IMPORT-" + rand.Text()[:8]
-	stream, err := client.EnsureStream(ctx, jetstream.StreamConfig{
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := client.EnsureStream(cleanup, jetstream.StreamConfig{
 		Name: name, Subjects: []string{name + ".rows"}, MaxMsgSize: longest,
 		Duplicates: time.Hour, // an import that is repeated within this time stores nothing twice
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	var imports []*tally
 	for _, title := range []string{"importing " + filepath.Base(src.file) + " into stream " + name, "importing it again"} {
@@ -127,7 +128,7 @@ func connect(ctx context.Context, cfg natty.Config) (*natty.Client, error) {
 // importFile writes every row of the file. What it has written has an outcome when it returns, after an interrupt too. The
 // tally is nil if it could not begin.
 func importFile(ctx context.Context, c *natty.Client, stream jetstream.Stream, src source, out io.Writer) (*tally, error) {
-	rows, err := openRows(src.file, stream.CachedInfo().Config.Subjects[0])
+	rows, err := openRows(ctx, src.file, stream.CachedInfo().Config.Subjects[0])
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -168,4 +169,8 @@ func TestAccountFindsWhatIsNotStoredOrTwice(t *testing.T) {
 		}
 		require.ErrorContains(t, err, want)
 	}
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, 10, io.Discard) })
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/csv"
 	"encoding/hex"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/examples/internal/setup"
 )
 
 // source is a file to import.
@@ -60,15 +63,15 @@ func makeSource(file string, n int) (src source, err error) {
 
 // rows reads a CSV file, whose first line has the names of the columns, row by row.
 type rows struct {
-	file    *os.File
+	file    *setup.File
 	lines   *csv.Reader
 	columns []string
 	row     map[string]string
 	msg     nats.Msg // for every row again
 }
 
-func openRows(file, subject string) (_ *rows, err error) {
-	f, err := os.Open(file)
+func openRows(ctx context.Context, file, subject string) (_ *rows, err error) {
+	f, err := setup.Open(ctx, file)
 	if err != nil {
 		return nil, err
 	}

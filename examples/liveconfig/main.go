@@ -67,7 +67,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	a := &account{}
-	if err := a.change(ctx, settings); err != nil {
+	// It is not interrupted: a bucket cannot be deleted while it is being made.
+	if err := a.change(cleanup, settings); err != nil {
 		return err
 	}
 	err = story(ctx, cfg, settings, bucket, a, out)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"testing"
 	"time"
 
@@ -57,4 +58,8 @@ func TestAccountFindsAChangeThatWasNotSeen(t *testing.T) {
 	require.EqualError(t, a.print(&out), "1 reads had no configuration or a wrong one, and 20 changes of 21 were seen")
 	require.Equal(t, 7, check.Number(t, out.String(), "reads"))
 	require.Equal(t, 1000, check.Number(t, out.String(), "oldest copy, in ms"))
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
@@ -73,8 +75,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bucket := "LOCK-" + rand.Text()[:8] // the first Lock makes it
+	bucket := "LOCK-" + rand.Text()[:8]
 	defer func() { err = errors.Join(err, client.DeleteBucket(cleanup, bucket)) }()
+	// An interrupt does not cut this short: what an instance made while the bucket is deleted would be left behind.
+	if _, err := client.EnsureBucket(cleanup, jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
+		return err
+	}
 
 	a := &account{counter: counter{file: filepath.Join(dir, "count")}}
 	if err := story(ctx, cfg, bucket, a, out); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -83,4 +84,8 @@ func TestAccountFindsALostCountAndTwoAtATime(t *testing.T) {
 	var out bytes.Buffer
 	require.EqualError(t, a.print(&out), "the lock was had 1 times by two, and 1 times under a smaller token\nthe count is 1, and not 80")
 	require.Equal(t, 2, check.Number(t, out.String(), "locked"))
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

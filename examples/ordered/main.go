@@ -60,11 +60,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "ORDERED-" + rand.Text()[:8]
-	stream, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".account.>"}})
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".account.>"}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	bank := newBank()
 	for _, e := range bank.events {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -71,4 +72,8 @@ func TestTwoEventsOfAnAccountAtOnceAreOutOfOrder(t *testing.T) {
 	require.Zero(t, b.outOfOrder)
 	require.True(t, b.begin(event{Account: "A-01", Number: 1}))
 	require.Equal(t, 1, b.outOfOrder)
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

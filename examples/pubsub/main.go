@@ -65,10 +65,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "PUBSUB-" + rand.Text()[:8]
-	if _, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".stored.>"}}); err != nil {
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	if _, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".stored.>"}}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	plain, err := listen(ctx, client.Conn(), name+".plain")
 	if err != nil {

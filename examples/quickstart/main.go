@@ -37,7 +37,7 @@ func main() {
 
 // run is the whole program. It ends with an error unless every order was processed.
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
-	orders, file, err := loadOrders(args)
+	orders, file, err := loadOrders(ctx, args)
 	if err != nil {
 		return err
 	}
@@ -63,13 +63,14 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	// A work queue keeps a message until a consumer has acknowledged it.
 	name := "QUICKSTART-" + rand.Text()[:8]
 	subject := name + ".orders"
-	stream, err := client.EnsureStream(ctx, jetstream.StreamConfig{
+	defer func() { err = errors.Join(err, deleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := client.EnsureStream(cleanup, jetstream.StreamConfig{
 		Name: name, Subjects: []string{subject}, Retention: jetstream.WorkQueuePolicy,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	for _, o := range orders {
 		if err := publish(ctx, client, subject, o); err != nil {
@@ -117,6 +118,15 @@ func connect(ctx context.Context, cfg natty.Config) (*natty.Client, error) {
 	defer cancel()
 	// The failures to come are made on purpose, and OnError prints them: they need not be in a log too.
 	return natty.Connect(ctx, cfg, natty.WithLogger(slog.New(slog.DiscardHandler)))
+}
+
+// deleteStream deletes the stream, if it was made.
+func deleteStream(ctx context.Context, c *natty.Client, name string) error {
+	err := c.JetStream().DeleteStream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	return err
 }
 
 // publish returns nil only when the server has stored the order. With its id as the message's, the server stores it

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,4 +129,8 @@ func TestHandlerStopsWorkingWhenItsContextEnds(t *testing.T) {
 	a := newAccount([]order{{ID: "A"}})
 	require.ErrorIs(t, a.handle(ctx, &nats.Msg{Data: []byte(`{"id":"A"}`)}), context.Canceled)
 	require.Zero(t, a.done())
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

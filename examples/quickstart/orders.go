@@ -2,14 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
+
+	"github.com/natty-go/natty/examples/internal/setup"
 )
 
 // order is one line of the CSV file, and as JSON the body of one message.
@@ -27,13 +29,13 @@ var ownOrders []byte
 const columns = "id,customer,item,quantity,cents"
 
 // loadOrders reads the file that was named on the command line, or the one that comes with this program.
-func loadOrders(args []string) (orders []order, file string, err error) {
+func loadOrders(ctx context.Context, args []string) (orders []order, file string, err error) {
 	switch len(args) {
 	case 0:
 		orders, err = readOrders("orders.csv", bytes.NewReader(ownOrders))
 		return orders, "orders.csv", err
 	case 1:
-		f, err := os.Open(args[0]) //nolint:gosec // the file that the user asks for
+		f, err := setup.Open(ctx, args[0])
 		if err != nil {
 			return nil, "", fmt.Errorf("%w; name a CSV file with the columns %s, or none for the built-in orders", err, columns)
 		}

@@ -71,11 +71,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "RPC-" + rand.Text()[:8]
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
 	// Requests have a subject that no stream holds: a stream would answer them too, and first (see examples/pubsub).
-	if _, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".squares"}}); err != nil {
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	if _, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".squares"}}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
 
 	services, err := instances.Start(ctx, cfg, out, []string{"A", "B"}, instanceSubject+"="+name+".rpc.square")
 	if err != nil {

@@ -92,3 +92,7 @@ func TestAccountFindsARequestThatWasLost(t *testing.T) {
 	}
 	require.EqualError(t, a.print(io.Discard), "2 requests were lost")
 }
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
+}

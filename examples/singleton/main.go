@@ -22,6 +22,8 @@ import (
 	"os/signal"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/examples/internal/instances"
 	"github.com/natty-go/natty/examples/internal/setup"
@@ -72,8 +74,12 @@ func run(ctx context.Context, args []string, kill bool, out io.Writer) (err erro
 	defer func() { err = errors.Join(err, client.Close(cleanup)) }()
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
-	bucket := "SINGLETON-" + rand.Text()[:8] // the instances make it
+	bucket := "SINGLETON-" + rand.Text()[:8]
 	defer func() { err = errors.Join(err, client.DeleteBucket(cleanup, bucket)) }()
+	// An interrupt does not cut this short: what an instance made while the bucket is deleted would be left behind.
+	if _, err := client.EnsureBucket(cleanup, jetstream.KeyValueConfig{Bucket: bucket, TTL: 2 * time.Second}); err != nil {
+		return err
+	}
 	group, err := instances.Start(ctx, cfg, out, names, instanceBucket+"="+bucket)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 
@@ -78,4 +79,8 @@ func TestAccountFindsTwoAtATimeAndTokensThatShrink(t *testing.T) {
 	require.Equal(t, 2, check.Number(t, out.String(), "steps of A"))
 	require.Equal(t, 2, check.Number(t, out.String(), "at the same time"))
 	require.Contains(t, out.String(), `C says "what"`)
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, false, io.Discard) })
 }

@@ -72,15 +72,16 @@ func run(ctx context.Context, args []string, file string, out io.Writer) (err er
 	fmt.Fprintln(out, "connected to", client.Health().Server)
 
 	name := "SQLITE-" + rand.Text()[:8]
-	stream, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".readings"}})
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".readings"}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
-	if _, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name + "-DEAD", Subjects: []string{name + ".dead"}}); err != nil {
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name+"-DEAD")) }()
+	if _, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name + "-DEAD", Subjects: []string{name + ".dead"}}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name+"-DEAD")) }()
 
 	t := &tally{seen: map[uint64]int{}}
 	if err := publish(ctx, client, name+".readings", t); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,4 +133,8 @@ func TestOfABatchThatFailsNothingIsCommitted(t *testing.T) {
 	rows, err := s.sequences(t.Context(), "S")
 	require.NoError(t, err)
 	require.Empty(t, rows)
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, "", io.Discard) })
 }

@@ -58,11 +58,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 	js := client.JetStream() // nats.go's, on the same connection
 	name := "TOUR-" + rand.Text()[:8]
-	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".*"}})
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	stream, err := js.CreateStream(cleanup, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".*"}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, js.DeleteStream(cleanup, name)) }()
 
 	for _, part := range []struct {
 		title string

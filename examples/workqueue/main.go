@@ -60,17 +60,18 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	// A work queue keeps a job until a worker has done it, or its copy is safe among the dead letters. These are in a
 	// stream of their own, which keeps them until somebody decides.
 	name := "WORKQUEUE-" + rand.Text()[:8]
-	queue, err := client.EnsureStream(ctx, jetstream.StreamConfig{
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name)) }()
+	// An interrupt does not cut this short: a stream that is half made could not be deleted.
+	queue, err := client.EnsureStream(cleanup, jetstream.StreamConfig{
 		Name: name, Subjects: []string{name + ".jobs.*"}, Retention: jetstream.WorkQueuePolicy,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name)) }()
-	if _, err := client.EnsureStream(ctx, jetstream.StreamConfig{Name: name + "-DEAD", Subjects: []string{name + ".dead"}}); err != nil {
+	defer func() { err = errors.Join(err, setup.DeleteStream(cleanup, client, name+"-DEAD")) }()
+	if _, err := client.EnsureStream(cleanup, jetstream.StreamConfig{Name: name + "-DEAD", Subjects: []string{name + ".dead"}}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.JetStream().DeleteStream(cleanup, name+"-DEAD")) }()
 
 	return work(ctx, client, queue, name, out)
 }

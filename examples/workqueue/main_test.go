@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -72,4 +73,8 @@ func TestAccountFindsAJobThatIsNeitherDoneNorDead(t *testing.T) {
 	require.EqualError(t, o.print(&out, 9, 0, still), "2 jobs were lost: J-01, J-02")
 	require.Equal(t, 49, check.Number(t, out.String(), "done"))
 	require.Equal(t, 2, check.Number(t, out.String(), "lost"))
+}
+
+func TestAnInterruptWhileTheStreamIsMadeLeavesNothingOnTheServer(t *testing.T) {
+	check.Interrupted(t, func(ctx context.Context) error { return run(ctx, nil, io.Discard) })
 }

@@ -18,6 +18,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var localhost = testcerts.Leaf{CommonName: "server", Hosts: []string{"localhost"}, Server: true}
+
 func newCA(t *testing.T) *testcerts.CA {
 	t.Helper()
 	ca, err := testcerts.NewCA("test CA", time.Hour)
@@ -25,7 +27,8 @@ func newCA(t *testing.T) *testcerts.CA {
 	return ca
 }
 
-// handshake runs both sides of a TLS handshake over a loopback connection, up to the server's verdict on the client.
+// handshake runs both sides of a TLS handshake over a loopback connection, until the
+// server has accepted or refused the client.
 func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,7 +49,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	defer conn.Close()
 	clientErr = tls.Client(conn, client).Handshake()
 	if clientErr != nil {
-		conn.Close() // the server may still be waiting for the other half of the handshake
+		conn.Close() // the server may still wait for the rest of the handshake
 	}
 	return <-done, clientErr
 }
@@ -59,6 +62,7 @@ func serverConfig(t *testing.T, ca *testcerts.CA, leaf testcerts.Leaf) *tls.Conf
 }
 
 func TestExpiredCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
 	server := serverConfig(t, ca, testcerts.Leaf{
 		CommonName: "late", Hosts: []string{"localhost"}, Server: true, NotAfter: time.Now().Add(-time.Hour),
@@ -70,6 +74,7 @@ func TestExpiredCertificateIsRefused(t *testing.T) {
 }
 
 func TestCertificateFromTheFutureIsRefused(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
 	server := serverConfig(t, ca, testcerts.Leaf{
 		CommonName: "early", Hosts: []string{"localhost"}, Server: true, NotBefore: time.Now().Add(time.Minute),
@@ -79,27 +84,33 @@ func TestCertificateFromTheFutureIsRefused(t *testing.T) {
 }
 
 func TestCertificateForAnotherHostIsRefused(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
-	server := serverConfig(t, ca, testcerts.Leaf{CommonName: "localhost", Hosts: []string{"elsewhere.example"}, Server: true})
+	server := serverConfig(t, ca, testcerts.Leaf{
+		CommonName: "localhost", Hosts: []string{"elsewhere.example"}, Server: true,
+	})
 	_, err := handshake(t, server, &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"})
 	var wrong x509.HostnameError
 	require.ErrorAs(t, err, &wrong)
 }
 
 func TestCertificateOfAnUnknownCAIsRefused(t *testing.T) {
-	server := serverConfig(t, newCA(t), testcerts.Leaf{CommonName: "server", Hosts: []string{"localhost"}, Server: true})
+	t.Parallel()
+	server := serverConfig(t, newCA(t), localhost)
 	_, err := handshake(t, server, &tls.Config{RootCAs: newCA(t).Pool(), ServerName: "localhost"})
 	var unknown x509.UnknownAuthorityError
 	require.ErrorAs(t, err, &unknown)
 }
 
 func TestCertificateIsRefusedForAUseThatItDoesNotHave(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
 	for name, leaf := range map[string]testcerts.Leaf{
 		"client only": {CommonName: "a", Hosts: []string{"localhost"}, Client: true},
 		"no use":      {CommonName: "b", Hosts: []string{"localhost"}},
 	} {
-		_, err := handshake(t, serverConfig(t, ca, leaf), &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"})
+		client := &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}
+		_, err := handshake(t, serverConfig(t, ca, leaf), client)
 		var invalid x509.CertificateInvalidError
 		require.ErrorAs(t, err, &invalid, name)
 		require.Equal(t, x509.IncompatibleUsage, invalid.Reason, name)
@@ -107,29 +118,37 @@ func TestCertificateIsRefusedForAUseThatItDoesNotHave(t *testing.T) {
 }
 
 func TestServerRefusesAClientCertificateOfAnotherCA(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
-	server := serverConfig(t, ca, testcerts.Leaf{CommonName: "server", Hosts: []string{"localhost"}, Server: true})
+	server := serverConfig(t, ca, localhost)
 	server.ClientAuth, server.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
 	stranger, err := newCA(t).KeyPair(testcerts.Leaf{CommonName: "stranger", Client: true})
 	require.NoError(t, err)
 	client := &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}
-	// Unlike Certificates, this is sent even if no authority that the server names has signed it.
-	client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &stranger, nil }
+	// Unlike Certificates, this is sent even if none of the authorities that the server
+	// names has signed it.
+	client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return &stranger, nil
+	}
 	serverErr, _ := handshake(t, server, client)
 	require.Error(t, serverErr)
 }
 
 func TestImpossibleRequestsAreRefused(t *testing.T) {
+	t.Parallel()
 	_, err := testcerts.NewCA("never valid", 0)
 	require.Error(t, err)
 	now := time.Now()
-	_, _, err = newCA(t).Issue(testcerts.Leaf{CommonName: "ends before it begins", NotBefore: now, NotAfter: now})
+	never := testcerts.Leaf{CommonName: "ends before it begins", NotBefore: now, NotAfter: now}
+	_, _, err = newCA(t).Issue(never)
 	require.Error(t, err)
-	_, _, err = newCA(t).WriteLeaf(filepath.Join(t.TempDir(), "missing"), "a", testcerts.Leaf{CommonName: "a", Server: true})
+	missing := filepath.Join(t.TempDir(), "missing")
+	_, _, err = newCA(t).WriteLeaf(missing, "a", testcerts.Leaf{CommonName: "a", Server: true})
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestGoodCertificatesPassOnBothSides(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
 	for _, host := range []string{"localhost", "127.0.0.1", "::1"} {
 		server := serverConfig(t, ca, testcerts.Leaf{
@@ -145,6 +164,7 @@ func TestGoodCertificatesPassOnBothSides(t *testing.T) {
 }
 
 func TestFilesHoldAPairThatTheCAVouchesFor(t *testing.T) {
+	t.Parallel()
 	ca, dir := newCA(t), t.TempDir()
 	caFile := filepath.Join(dir, "ca.crt")
 	require.NoError(t, ca.WritePEM(caFile))
@@ -157,7 +177,8 @@ func TestFilesHoldAPairThatTheCAVouchesFor(t *testing.T) {
 	require.NoError(t, err)
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(caPEM))
-	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	clientUse := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	_, err = pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: clientUse})
 	require.NoError(t, err)
 	require.Equal(t, "client", pair.Leaf.Subject.CommonName)
 	info, err := os.Stat(keyFile)

@@ -1,5 +1,5 @@
-// Wget stands in for the wget of the official image, whose only caller is the health check in docker-compose.yml. It knows
-// the one call made there:
+// Wget stands in for the wget of the official image, which only the health check in
+// docker-compose.yml calls. It supports that one call:
 //
 //	wget -q -O FILE URL
 package main
@@ -15,8 +15,8 @@ import (
 )
 
 func main() {
-	flag.Bool("q", true, "quiet, as it is anyway")
-	out := flag.String("O", "", "where the answer goes")
+	flag.Bool("q", true, "quiet, which it always is")
+	out := flag.String("O", "", "the file to write the response to")
 	flag.Parse()
 	if flag.NArg() != 1 || *out == "" {
 		fmt.Fprintln(os.Stderr, "usage: wget -q -O FILE URL")
@@ -28,22 +28,23 @@ func main() {
 	}
 }
 
-// get writes what url answers to out. Like wget it takes every status but success for a failure.
+// get writes the response of url to the file out. Like wget, it fails unless the status
+// is a success.
 func get(url, out string) (err error) {
 	client := http.Client{Timeout: 5 * time.Second}
-	answer, err := client.Get(url)
+	response, err := client.Get(url)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		return errors.New(answer.Status)
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
 	}
 	file, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	_, err = io.Copy(file, answer.Body)
+	_, err = io.Copy(file, response.Body)
 	return err
 }

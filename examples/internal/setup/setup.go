@@ -2,8 +2,11 @@
 package setup
 
 import (
+	"context"
 	"errors"
 	"os"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/nattytest"
@@ -45,4 +48,13 @@ func NoArguments(args []string) error {
 		return errors.New("unexpected argument " + args[0] + "; it takes none")
 	}
 	return nil
+}
+
+// DeleteStream deletes a stream, if it was made.
+func DeleteStream(ctx context.Context, c *natty.Client, name string) error {
+	err := c.JetStream().DeleteStream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	return err
 }

@@ -1,0 +1,128 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natty-go/natty/internal/jsapi"
+)
+
+// healPause is how long a recreated durable may stay paused. If the process that makes
+// it dies in between, the durable begins by itself, from the first message on.
+const healPause = time.Minute
+
+// removalWait bounds awaitRemoval. The server gives up one second after a removal first
+// failed, and then counts the consumer until it is restarted.
+const removalWait = 5 * time.Second
+
+// RecreateDurable makes a deleted durable again as it was, behind its ack floor, once
+// the files of the deleted one are gone. made is false if another instance was faster.
+// The durable is paused until it is reset to the floor: made to begin at a sequence it
+// would have another configuration than before.
+//
+// If the server has no resets, the durable gets that other configuration. A WorkQueue
+// stream refuses it, and has no message left that was acked.
+func (c *Manager) RecreateDurable(
+	ctx context.Context, lost Durable, stream jetstream.StreamConfig,
+) (made bool, err error) {
+	if err := c.awaitRemoval(ctx, lost.Stream); err != nil {
+		return false, err
+	}
+	config := lost.Config
+	config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverAllPolicy, 0, nil
+	config.PauseUntil = nil
+	if len(config.FilterSubjects) == 1 {
+		config.FilterSubject, config.FilterSubjects = config.FilterSubjects[0], nil
+	}
+	config.Metadata = maps.Clone(config.Metadata)
+	isServers := func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }
+	maps.DeleteFunc(config.Metadata, isServers)
+	resets := jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(stream.Metadata)) == nil
+	switch {
+	case lost.Floor == 0:
+	case resets:
+		until := time.Now().Add(healPause)
+		config.PauseUntil = &until
+	case stream.Retention != jetstream.WorkQueuePolicy:
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, lost.Floor+1
+	}
+	err = c.API.Persist(ctx, func(ctx context.Context) error {
+		_, err := c.API.Via(ctx).CreateConsumer(ctx, lost.Stream, config)
+		return err
+	})
+	if jsapi.Code(err) == jsapi.CodeConsumerExists {
+		return false, nil
+	}
+	if err != nil || lost.Floor == 0 || !resets {
+		return err == nil, err
+	}
+	err = c.beginBehind(ctx, lost)
+	if jsapi.ServerFault(err) {
+		// It would begin at the first message. Nobody has received anything from it.
+		_ = c.API.JS.DeleteConsumer(ctx, lost.Stream, lost.Name)
+	}
+	return true, err
+}
+
+// awaitRemoval waits until the server has removed the files of the consumers that were
+// deleted from a stream. To a server that is alone, a deleted consumer is unknown at
+// once. Then the server removes the folder of that name, and only then it counts one
+// consumer less in the state of the stream. It would remove the files of a durable that
+// is recreated in between as well, and a restart would lose that durable.
+//
+// Who may not list the consumers waits as long as a removal may take.
+func (c *Manager) awaitRemoval(ctx context.Context, stream string) error {
+	limit, cancel := context.WithTimeout(ctx, removalWait)
+	defer cancel()
+	for n := 1; ; n++ {
+		removed, err := c.removed(ctx, stream)
+		switch {
+		case errors.Is(err, nats.ErrPermissionViolation):
+			<-limit.Done()
+			return ctx.Err()
+		case removed || err != nil:
+			return err
+		}
+		if jsapi.CreatePause.Wait(limit, n) != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// removed reports whether the server counts no consumer of a stream besides those that
+// it lists. It says no if the list changes meanwhile.
+func (c *Manager) removed(ctx context.Context, stream string) (bool, error) {
+	before, err := c.API.ConsumerNames(ctx, stream)
+	if err != nil {
+		return false, err
+	}
+	info, err := c.API.StreamInfo(ctx, stream, "")
+	if err != nil {
+		return false, err
+	}
+	after, err := c.API.ConsumerNames(ctx, stream)
+	return slices.Equal(before, after) && info.State.Consumers <= len(after), err
+}
+
+// beginBehind sets a paused durable to the message behind lost's floor, and resumes it.
+func (c *Manager) beginBehind(ctx context.Context, lost Durable) error {
+	err := c.API.Persist(ctx, func(ctx context.Context) error {
+		_, err := c.API.Via(ctx).ResetConsumerToSequence(ctx, lost.Stream, lost.Name, lost.Floor+1)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reset to sequence %d: %w", lost.Floor+1, err)
+	}
+	return c.API.Persist(ctx, func(ctx context.Context) error {
+		_, err := c.API.Via(ctx).ResumeConsumer(ctx, lost.Stream, lost.Name)
+		return err
+	})
+}

@@ -1,0 +1,184 @@
+package faulttest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/testkit"
+	"github.com/natty-go/natty/nattytest"
+)
+
+// sampled waits until a consumer knows that the server holds n unsettled messages and has no more.
+func sampled(c *natty.Client, n int) func() bool {
+	return func() bool {
+		h := testkit.Only(c)
+		return h.State == natty.ConsumerRunning && h.MaxAckPending > 0 && h.AckPending == n && h.Pending == 0
+	}
+}
+
+// nats.go reports "no heartbeat" for ever in this case, and goes on waiting (nats.go#1621).
+func TestDeletedDurableIsMadeAgainWhereItWas(t *testing.T) {
+	t.Parallel()
+	for name, cut := range map[string]bool{"while pulling": false, "while disconnected": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := nattytest.Server(t)
+			link := nattytest.Proxy(t, server.URL())
+			c, direct := testkit.ConnectTo(t, link.URL()), testkit.ConnectTo(t, server.URL())
+			testkit.Ensure(t, direct, "S", "s")
+			report, errs := testkit.OnError()
+			var seen testkit.Tally
+			stop := testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, AckWait: 3 * time.Minute, OnError: report},
+				func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+			testkit.Fill(t, direct, "s", 10)
+			testkit.Eventually(t, func() bool { return seen.Distinct() == 10 && sampled(c, 0)() }, "ten are handled")
+			js := direct.JetStream()
+			before, err := js.Consumer(testkit.Ctx(t), "S", "test_s")
+			require.NoError(t, err)
+			testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "and that is known")
+			if cut {
+				link.Refuse(true)
+				link.Cut()
+			}
+			require.NoError(t, js.DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+			for i := 10; i < 20; i++ {
+				require.NoError(t, direct.Publish(testkit.Ctx(t), "s", fmt.Append(nil, i)))
+			}
+			link.Refuse(false)
+			testkit.Eventually(t, func() bool { return seen.Distinct() == 20 }, "what came meanwhile is handled")
+			require.NoError(t, stop())
+			assert.Zero(t, seen.Repeats(), "and what was handled before does not come again")
+			after, err := js.Consumer(testkit.Ctx(t), "S", "test_s")
+			require.NoError(t, err)
+			assert.Equal(t, before.CachedInfo().Config, after.CachedInfo().Config)
+			deleted := 0
+			for len(errs) > 0 {
+				if errors.Is(<-errs, jetstream.ErrConsumerNotFound) {
+					deleted++
+				}
+			}
+			assert.Equal(t, 1, deleted, "reported once")
+		})
+	}
+}
+
+func TestDurableOfThreeInstancesWithMessagesInFlightIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, c, "S", "s")
+	const n = 600
+	testkit.Fill(t, c, "s", n)
+	var seen testkit.Tally
+	var begun atomic.Int32
+	hold := make(chan struct{})
+	for range 3 {
+		instance := testkit.ConnectTo(t, server.URL())
+		testkit.Process(t, instance, natty.ConsumerConfig{Subjects: []string{"s"}, Concurrency: 4, MaxPollRecords: 50, AckWait: 2 * time.Second},
+			func(_ context.Context, msg *nats.Msg) error {
+				if begun.Add(1) > n/2 {
+					<-hold
+				}
+				seen.Add(msg)
+				return nil
+			})
+	}
+	testkit.Eventually(t, func() bool { return begun.Load() > n/2+5 }, "half are handled, some are in flight")
+	require.NoError(t, c.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	close(hold)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == n }, "all are handled")
+	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "and acknowledged")
+}
+
+// The server takes a while to remove a folder with many files. It had removed those of the
+// recreated durable as well.
+func TestRecreatedDurableIsStillThereAfterARestart(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c, direct := testkit.ConnectTo(t, node.URL()), testkit.ConnectTo(t, node.URL())
+	testkit.Ensure(t, direct, "S", "s")
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}},
+		func(context.Context, *nats.Msg) error { return nil })
+	testkit.Fill(t, direct, "s", 10)
+	testkit.Eventually(t, func() bool { return sampled(c, 0)() && testkit.Only(c).AckFloor == 10 }, "the floor is known")
+	folder := filepath.Join(node.Server().StoreDir(), "$G", "streams", "S", "obs", "test_s")
+	for i := range 2_000 {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, strconv.Itoa(i)), nil, 0o600))
+	}
+	require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	var before *jetstream.ConsumerInfo
+	testkit.Eventually(t, func() bool {
+		d, err := direct.JetStream().Consumer(testkit.Ctx(t), "S", "test_s")
+		if err != nil || d.CachedInfo().Paused {
+			return false
+		}
+		before = d.CachedInfo()
+		return true
+	}, "it is recreated")
+
+	require.NoError(t, node.Restart())
+	direct = testkit.ConnectTo(t, node.URL())
+	after, err := direct.JetStream().Consumer(testkit.Ctx(t), "S", "test_s")
+	require.NoError(t, err)
+	assert.Equal(t, before.Created, after.CachedInfo().Created)
+	assert.EqualValues(t, 10, after.CachedInfo().AckFloor.Stream)
+}
+
+func TestStreamThatIsDeletedAndMadeAgainIsBegunAnew(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c, direct := testkit.ConnectTo(t, server.URL()), testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, direct, "S", "s")
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OnError: report, DeliverPolicy: jetstream.DeliverNewPolicy},
+		func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it runs")
+	testkit.Fill(t, direct, "s", 10)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 10 }, "messages flow")
+	require.NoError(t, direct.JetStream().DeleteStream(testkit.Ctx(t), "S"))
+	require.Error(t, testkit.Receive(t, errs))
+	// Old blocks of a deleted stream can reappear in one made at once under its name (seen with nats-server 2.15.2).
+	<-time.After(50 * time.Millisecond)
+	testkit.Ensure(t, direct, "S", "s")
+	for i := 10; i < 20; i++ {
+		require.NoError(t, direct.Publish(testkit.Ctx(t), "s", fmt.Append(nil, i)))
+	}
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 20 }, "messages flow again, from the first")
+	assert.Zero(t, seen.Repeats())
+}
+
+func TestDeletedDurableOfAnInterestStreamIsReportedAsALoss(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c, direct := testkit.ConnectTo(t, server.URL()), testkit.ConnectTo(t, server.URL())
+	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Retention: jetstream.InterestPolicy})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OnError: report},
+		func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it runs")
+	require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	for err := testkit.Receive(t, errs); ; err = testkit.Receive(t, errs) {
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			assert.ErrorContains(t, err, "Interest stream drops")
+			break
+		}
+	}
+	require.NoError(t, direct.Publish(testkit.Ctx(t), "s", []byte("after")))
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 1 }, "messages flow again")
+}

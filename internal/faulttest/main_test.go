@@ -1,0 +1,9 @@
+package faulttest_test
+
+import (
+	"testing"
+
+	"github.com/natty-go/natty/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
