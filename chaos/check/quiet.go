@@ -1,0 +1,110 @@
+package check
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/natty-go/natty/chaos/history"
+	"github.com/natty-go/natty/chaos/work"
+)
+
+// Copies finds differences between the bucket and its copies when all was quiet.
+func Copies(h *History) (problems []Problem) {
+	quiet, ran := h.phases[history.Quiet]
+	if !ran || !h.roles["cache"] {
+		return nil
+	}
+	bucket := map[string]string{}
+	for _, e := range h.of(history.Bucket) {
+		bucket[e.Key] = e.Text
+	}
+	copies, whole := map[string]map[string]string{}, map[string]bool{}
+	for _, e := range h.of(history.Mirrored) {
+		if e.Op == work.Whole {
+			whole[e.Text] = true
+			continue
+		}
+		if copies[e.Op] == nil {
+			copies[e.Op] = map[string]string{}
+		}
+		copies[e.Op][e.Key] = e.Text
+	}
+	for _, name := range []string{work.Cached, work.Watched} {
+		if !whole[name] {
+			problems = append(problems, Problem{At: quiet, Text: "the " + name + " did not say what it holds"})
+			continue
+		}
+		for key, value := range bucket {
+			if have, is := copies[name][key]; !is || have != value {
+				text := fmt.Sprintf("the %s has %q for key %s, the bucket %q", name, have, key, value)
+				problems = append(problems, Problem{At: quiet, ID: key, Text: text})
+			}
+		}
+		for key := range copies[name] {
+			if _, is := bucket[key]; !is {
+				text := fmt.Sprintf("the %s has key %s, the bucket has not", name, key)
+				problems = append(problems, Problem{At: quiet, ID: key, Text: text})
+			}
+		}
+	}
+	return problems
+}
+
+// told bounds how often one kind of trouble is told within a time.
+var told = []struct {
+	within int64
+	most   int
+}{{10 * second, 2}, {60 * second, 4}}
+
+var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-zA-Z.µ]*`)
+
+// ToldOnce finds kinds of trouble that were told again and again. Each connection that
+// was lost meanwhile may be the reason of one more.
+func ToldOnce(h *History) (problems []Problem) {
+	type kind struct {
+		life life
+		text string
+	}
+	times, lost := map[kind][]int64{}, map[life][]int64{}
+	for _, e := range h.of(history.Report) {
+		if e.Op == "connection" {
+			lost[lifeOf(e)] = append(lost[lifeOf(e)], e.At)
+		}
+		if e.Op != "consumer" && e.Op != "election" && e.Op != "lock" {
+			continue
+		}
+		k := kind{lifeOf(e), numbers.ReplaceAllString(e.Text, "#")}
+		times[k] = append(times[k], e.At)
+		for _, bound := range told {
+			from := e.At - bound.within
+			if n := within(times[k], from); n > bound.most+within(lost[k.life], from) {
+				text := fmt.Sprintf("%s told %d times within %d s: %s", k.life, n, bound.within/second, e.Text)
+				problems = append(problems, Problem{At: e.At, Text: text})
+				times[k] = nil
+			}
+		}
+	}
+	return problems
+}
+
+// within counts the times since from.
+func within(times []int64, from int64) (n int) {
+	for _, at := range times {
+		if at > from {
+			n++
+		}
+	}
+	return n
+}
+
+// Endings finds processes that did not end when they were told to, and Clients that could
+// not be closed in order although all was quiet.
+func Endings(h *History) (problems []Problem) {
+	over, ran := h.phases[history.Over]
+	for _, e := range h.of(history.Report) {
+		if e.Who == "nemesis" || e.Who == "run" || e.Op == "ended" || e.Op == "close" && ran && e.At > over {
+			problems = append(problems, Problem{At: e.At, Text: e.Who + ": " + e.Text})
+		}
+	}
+	return problems
+}
