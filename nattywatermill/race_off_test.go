@@ -1,0 +1,5 @@
+//go:build !race
+
+package nattywatermill_test
+
+const raceDetector = false
