@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/natty-go/natty/internal/backoff"
+	"github.com/natty-go/natty/internal/durable"
+	"github.com/natty-go/natty/internal/jsapi"
 )
 
 // loss is what a supervision knows about messages that may have got lost on their way to
@@ -31,6 +33,68 @@ func (s *supervision) suspect(ctx context.Context) {
 	s.recount(ctx)
 }
 
+// expectLost waits for what was lost on its way to an instance that has stopped.
+func (s *supervision) expectLost(ctx context.Context) {
+	wait := s.c.durable.LostFor()
+	if s.c.cfg.OrderBy == nil || wait == 0 {
+		return
+	}
+	s.lost = loss{suspected: true, until: time.Now().Add(wait)}
+	s.recount(ctx)
+}
+
+// passOn leaves the wait for lost messages to the next instance, which does not know of
+// them. returned of those in flight went back to the server in order.
+func (m *shared) passOn(returned int) {
+	c, l := m.c, &m.lost
+	select {
+	case <-m.changed: // the supervision has not seen it any more
+		*l = loss{suspected: true, served: c.puller.Until()}
+	default:
+		l.suspected = l.suspected || c.puller.TakeEnd().Away()
+	}
+	if !l.suspected || !c.api.Link.Up() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.handlerCtx), answerTimeout)
+	defer cancel()
+	d := c.durable
+	err := c.client.Glance(ctx, &d)
+	if jsapi.Missing(err) || err == nil && l.over(d, returned) {
+		return
+	}
+	if err == nil {
+		err = c.client.NoteLost(ctx, d, time.Until(l.latest(d)))
+	}
+	if err != nil {
+		c.report(c.errorf("messages that were in flight when the connection or the durable's leader was lost may "+
+			"come again behind later ones of their key: the next instance could not be told to wait: %w", err))
+	}
+}
+
+// answers reports whether the server may still answer a request that nobody listens to
+// any more.
+func (l *loss) answers(d durable.Durable) bool {
+	return d.Requests > 0 && time.Now().Before(l.served)
+}
+
+// over reports whether no message is lost, or none any more. held of those in flight are
+// not lost.
+func (l *loss) over(d durable.Durable, held int) bool {
+	return !l.answers(d) && d.Unacked <= held || !l.until.IsZero() && time.Now().After(l.until)
+}
+
+// latest returns when the last lost message may come again.
+func (l *loss) latest(d durable.Durable) time.Time {
+	switch {
+	case !l.until.IsZero():
+		return l.until
+	case l.answers(d):
+		return l.served.Add(d.AckWait() + lostMargin)
+	}
+	return time.Now().Add(d.AckWait() + lostMargin)
+}
+
 // recount finds out whether more messages are in flight than are held here.
 func (s *supervision) recount(ctx context.Context) {
 	s.stopLook() // it began before the loss
@@ -48,16 +112,16 @@ func (s *supervision) countAgain(ctx context.Context) {
 // onRecount acts on a finding that counted what is in flight. An error says nothing, and
 // the count is repeated after the pause for it.
 func (s *supervision) onRecount(f finding) {
-	c, now := s.c, time.Now()
+	c := s.c
 	held, _, _ := c.queue.Load()
 	// The leader of the durable may learn late that a connection to another server, or
 	// through a broken network, is gone. Until then it answers the request, and AckWait
 	// of such a message begins later.
-	served := f.durable.Requests > 0 && now.Before(s.lost.served)
+	served := s.lost.answers(f.durable)
 	switch {
 	case f.err != nil:
 		return
-	case f.gone != nil, !served && f.durable.Unacked <= held, !s.lost.until.IsZero() && now.After(s.lost.until):
+	case f.gone != nil, s.lost.over(f.durable, held):
 		s.lost.suspected = false
 		c.warn(warnLost, "")
 		c.wake()
@@ -65,7 +129,7 @@ func (s *supervision) onRecount(f finding) {
 	case served:
 		_ = c.puller.Sweep() // lost with the connection: the next count is after another
 	case s.lost.until.IsZero():
-		s.lost.until = now.Add(c.durable.AckWait() + lostMargin)
+		s.lost.until = s.lost.latest(f.durable)
 	}
 	// The first count may be too high: it includes what was settled while it was made.
 	if s.lost.counts++; s.lost.counts > 1 {

@@ -21,8 +21,8 @@ func (m *shared) stop() error {
 		c.reportProgress()
 		c.sendUnsent()
 	})
-	if ordered && c.puller.Brief() {
-		c.awaitPullEnd()
+	if ordered && c.puller.Brief() && !c.awaitPullEnd() {
+		m.lost.suspected, m.lost.served = true, c.puller.Until()
 	}
 	drained := c.puller.Stop(c.api.Link.Up())
 	if ordered {
@@ -41,7 +41,11 @@ func (m *shared) stop() error {
 	c.logDrain(c.queue.Running(), len(back))
 	left := c.drain(c.queue.Idle(), drained, c.queue.Running)
 	stopReports()
-	return errors.Join(c.drainTimeout(left), c.flush())
+	err := c.flush()
+	if ordered {
+		m.passOn(len(back))
+	}
+	return errors.Join(c.drainTimeout(left), err)
 }
 
 // repeat calls f every d until stop, which waits for the last call.
@@ -66,14 +70,15 @@ func repeat(d time.Duration, f func()) (stop func()) {
 // awaitPullEnd waits until the brief request under way has ended, which takes at most
 // pull.MaxBrief. A message that is delivered to a request when nobody listens any
 // more goes back to the server's queue at once, ahead of the older messages of its key
-// that are returned later.
-func (c *Consumer) awaitPullEnd() {
+// that are returned later. It reports false if the server has not ended the request.
+func (c *Consumer) awaitPullEnd() bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	end := time.Now().Add(pull.MaxBrief + EndGrace)
 	for !c.puller.Idle() && c.api.Link.Up() && time.Now().Before(end) {
 		<-tick.C
 	}
+	return c.puller.Idle() || !c.api.Link.Up()
 }
 
 // awaitIntake waits until OrderBy has had all messages, but not for one that hangs.

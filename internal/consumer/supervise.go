@@ -19,6 +19,8 @@ type supervision struct {
 	c *Consumer
 	troubles
 
+	changed <-chan struct{} // closed when the connection is another one
+
 	checked       <-chan finding // the result of the running look at the durable; nil: none runs
 	cancelLook    context.CancelFunc
 	investigating bool         // a failure is the reason of the running look
@@ -39,7 +41,7 @@ func (s *supervision) run(ctx context.Context, m mode) error {
 	s.resume, s.sampled, s.sampledStream = time.NewTimer(time.Hour), time.Now(), time.Now()
 	defer s.resume.Stop()
 	defer s.stopLook()
-	up, changed := s.begin()
+	up := s.begin(ctx)
 	for {
 		err := m.step(ctx, up)
 		if err != nil {
@@ -50,8 +52,8 @@ func (s *supervision) run(ctx context.Context, m mode) error {
 			return nil
 		case <-link.Gone:
 			return s.c.errorf("%w", conn.ErrClosed)
-		case <-changed:
-			up, changed = link.Watch()
+		case <-s.changed:
+			up, s.changed = link.Watch()
 			err = m.onConnection(ctx, up)
 		case <-s.c.wakeups:
 			m.onPullEnd(ctx)
@@ -75,13 +77,14 @@ func (s *supervision) run(ctx context.Context, m mode) error {
 
 // begin looks at the connection for the first time. It may have been lost since the
 // durable was made.
-func (s *supervision) begin() (up bool, changed <-chan struct{}) {
-	if up, changed = s.c.api.Link.Watch(); up {
+func (s *supervision) begin(ctx context.Context) (up bool) {
+	if up, s.changed = s.c.api.Link.Watch(); up {
 		s.c.setState(s.c.mode.role())
 	} else {
 		s.onConnection(up)
 	}
-	return up, changed
+	s.expectLost(ctx)
+	return up
 }
 
 // onConnection reacts to a loss or a new connection, which does not know a pull request

@@ -31,15 +31,13 @@ func TestConsumerThatLosesItsConnectionAsItBeginsSaysSo(t *testing.T) {
 		c.api.Link.SetUp("")
 		c.setState(c.mode.role())
 		c.api.Link.SetDown()
-		up, changed := s.begin()
-		assert.False(t, up)
+		assert.False(t, s.begin(t.Context()))
 		assert.Equal(t, stateDisconnected, c.health.State)
 		c.api.Link.SetUp("")
-		<-changed
+		<-s.changed
 
 		c.setState(stateDisconnected)
-		up, _ = s.begin()
-		assert.True(t, up)
+		assert.True(t, s.begin(t.Context()))
 		assert.Equal(t, c.mode.role(), c.health.State)
 	}
 }

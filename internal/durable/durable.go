@@ -9,7 +9,7 @@
 //	group.go      the settings and filters that its instances share
 //	recreate.go   a deleted one, behind its ack floor
 //	exclusive.go  the pin, the reset and the count of takeovers of exclusive ones
-//	trial.go      notes about messages that may kill their process; returned.go
+//	trial.go      notes about messages that may kill their process; returned.go, lost.go
 package durable
 
 import (
@@ -68,6 +68,7 @@ type Durable struct {
 	Waiting       uint64 // how many messages are not delivered yet
 	Requests      int    // how many pull requests wait at the server, of all instances
 	Created       time.Time
+	Read          time.Time // when the server said all this, by its clock
 	Delivered     uint64 // the highest delivered sequence of the stream
 	Deliveries    uint64 // how many deliveries there were, redeliveries included
 	First         uint64 // the stream's first sequence

@@ -25,7 +25,7 @@ func (c *Manager) Glance(ctx context.Context, d *Durable) error {
 
 // read takes over what the server says about the durable.
 func (d *Durable) read(info *jetstream.ConsumerInfo) {
-	d.Config, d.Created = info.Config, info.Created
+	d.Config, d.Created, d.Read = info.Config, info.Created, info.TimeStamp
 	d.Floor, d.FloorCount = info.AckFloor.Stream, info.AckFloor.Consumer
 	d.Delivered, d.Deliveries = info.Delivered.Stream, info.Delivered.Consumer
 	d.Unacked, d.Waiting, d.Requests = info.NumAckPending, info.NumPending, info.NumWaiting

@@ -151,6 +151,36 @@ func TestOrderOfAKeyIsKeptWhenTheLeaderOfItsDurableMoves(t *testing.T) {
 	}
 }
 
+// The next instance knows nothing of messages that were lost on their way to the last one.
+func TestOrderOfAKeyIsKeptWhenAnInstanceStopsWhileItWaitsForLostMessages(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	c := testkit.ConnectTo(t, server.URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	durable, err := s.CreateConsumer(testkit.Ctx(t), jetstream.ConsumerConfig{Durable: "test_s", FilterSubject: "s", AckWait: 2 * time.Second})
+	require.NoError(t, err)
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", []byte("k-1")))
+	_, err = durable.Next() // lost
+	require.NoError(t, err)
+
+	pulls := sniff(t, server.URL(), "$JS.API.CONSUMER.MSG.NEXT.>")
+	got := make(chan string, 10)
+	process := func() (stop func() error) {
+		return testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OrderBy: testkit.KeyOf},
+			func(_ context.Context, msg *nats.Msg) error { got <- string(msg.Data); return nil })
+	}
+	stop := process()
+	request := testkit.Receive(t, pulls)
+	require.NoError(t, c.Conn().PublishMsg(&nats.Msg{Subject: request.Reply,
+		Header: nats.Header{"Status": {"409"}, "Description": {"Leadership Change"}}}))
+	testkit.Eventually(t, func() bool { return strings.Contains(testkit.Only(c).Warning, "it pulls nothing until") }, "it says that it waits")
+	require.NoError(t, c.Publish(testkit.Ctx(t), "s", []byte("k-2")))
+	require.NoError(t, stop())
+	process()
+	assert.Equal(t, "k-1", testkit.Receive(t, got))
+	assert.Equal(t, "k-2", testkit.Receive(t, got))
+}
+
 // An operator's hundred services on a hundred instances are idle most of the time.
 func TestIdleConsumerAsksTheServerSeldom(t *testing.T) {
 	t.Parallel()
