@@ -69,9 +69,9 @@ type Durable struct {
 	Requests      int    // how many pull requests wait at the server, of all instances
 	Created       time.Time
 	Read          time.Time // when the server said all this, by its clock
-	Delivered     uint64 // the highest delivered sequence of the stream
-	Deliveries    uint64 // how many deliveries there were, redeliveries included
-	First         uint64 // the stream's first sequence
+	Delivered     uint64    // the highest delivered sequence of the stream
+	Deliveries    uint64    // how many deliveries there were, redeliveries included
+	First         uint64    // the stream's first sequence
 	Retention     jetstream.RetentionPolicy
 	Replicas      int      // of the stream
 	stored        []string // the subjects that the stream stores messages under; none: any
