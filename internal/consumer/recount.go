@@ -133,7 +133,7 @@ func (s *supervision) onRecount(f finding) {
 	}
 	// The first count may be too high: it includes what was settled while it was made.
 	if s.lost.counts++; s.lost.counts > 1 {
-		s.waitsForLost()
+		s.waitsForLost(s.lost.latest(f.durable))
 	}
 	end := s.lost.until
 	if end.IsZero() {
@@ -145,16 +145,12 @@ func (s *supervision) onRecount(f finding) {
 }
 
 // waitsForLost says that this instance waits, and until when.
-func (s *supervision) waitsForLost() {
-	wait := time.Until(s.lost.until)
-	if wait <= 0 {
-		return
-	}
+func (s *supervision) waitsForLost(until time.Time) {
 	warning := "to keep the order of keys, it pulls nothing until " +
-		s.lost.until.Format("15:04:05.000") + " at the latest: messages that were in flight when the " +
+		until.Format("15:04:05.000") + " at the latest: messages that were in flight when the " +
 		"connection or the durable's leader was lost may be redelivered until then"
 	if s.c.warn(warnLost, warning) {
 		s.c.client.Log.Info("natty: consumer waits",
-			"durable", s.c.cfg.Durable, "until", s.lost.until, "why", warning)
+			"durable", s.c.cfg.Durable, "until", until, "why", warning)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +162,7 @@ func TestMessagesOfOneKeyKeepTheirOrderWhenALostConnectionStillGetsOne(t *testin
 	next.Refuse(false)
 	require.NoError(t, c.Conn().ForceReconnect())
 	testkit.Eventually(t, func() bool { return c.Conn().IsConnected() && c.Health().Reconnects == 1 }, "it is connected again")
+	testkit.Eventually(t, func() bool { return strings.Contains(testkit.Only(c).Warning, "it pulls nothing until") }, "it says that it waits")
 	for n := 1; n <= 20; n++ {
 		require.NoError(t, direct.Publish(testkit.Ctx(t), "s", fmt.Appendf(nil, "k0-%d", n)))
 	}
