@@ -80,8 +80,37 @@ func TestFailedMessagesAreLoggedWithStableKeys(t *testing.T) {
 			assert.Equal(t, "WARN", e[0]["level"])
 			require.NoError(t, full.Purge(testkit.Ctx(t)))
 			e = entries(t, log, 1, given)
-			assert.Equal(t, map[string]string{"stream": "S", "durable": "d", "subject": "s.a", "sequence": "1", "level": "ERROR"},
-				keysOf(e[0], "stream", "durable", "subject", "sequence", "level"))
+			want = map[string]string{
+				"stream": "S", "durable": "d", "subject": "s.a", "sequence": "1", "level": "ERROR", "dead_letter": "dead",
+			}
+			assert.Equal(t, want, keysOf(e[0], "stream", "durable", "subject", "sequence", "level", "dead_letter"))
+			assert.NotContains(t, log.Of(retried)[0], "dead_letter", "it is not decided yet")
+		})
+	}
+}
+
+func TestTheLogSaysThatAMessageHasNoDeadLetter(t *testing.T) {
+	t.Parallel()
+	permanent := func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) }
+	for name, test := range map[string]struct {
+		cfg     natty.ConsumerConfig
+		handler natty.Handler
+	}{
+		"no subject": {natty.ConsumerConfig{}, permanent},
+		"exclusive":  {natty.ConsumerConfig{Exclusive: true}, permanent},
+		"the handler's verdict": {natty.ConsumerConfig{DeadLetter: "dead"}, func(ctx context.Context, m *nats.Msg) error {
+			return errors.Join(m.Term(), permanent(ctx, m))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, log := logging(t, nattytest.Server(t))
+			testkit.Ensure(t, c, "S", "s")
+			testkit.Ensure(t, c, "DEAD", "dead")
+			testkit.Fill(t, c, "s", 1)
+			test.cfg.Subjects = []string{"s"}
+			testkit.Process(t, c, test.cfg, test.handler)
+			assert.Equal(t, "none", entries(t, log, 1, "natty: a message is given up")[0]["dead_letter"])
 		})
 	}
 }

@@ -53,8 +53,8 @@ type PublishResult struct {
 	// MsgID is the message id that it was sent with; empty if there is none.
 	MsgID string
 	// Stream is where the server stored the message. Stream, Sequence and Duplicate are
-	// empty for batches, for schedules, and for messages of a Writer that had to be sent
-	// again.
+	// empty for schedules, for messages of a Writer that had to be sent again, and for a
+	// batch that is stored though the server's answer was lost.
 	Stream string
 	// Sequence is that of the message in Stream.
 	Sequence uint64

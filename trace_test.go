@@ -171,6 +171,53 @@ func TestEveryWayOutIsTraced(t *testing.T) {
 	assert.Len(t, tr.of("publish"), 10, "keys are no messages")
 }
 
+// Other publishers are at work meanwhile: a batch has its sequences for itself.
+func TestTheResultsOfABatchSayWhereEachMessageIsStored(t *testing.T) {
+	t.Parallel()
+	for name, replicas := range map[string]int{"a server": 1, "a cluster": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var url string
+			if replicas > 1 {
+				url = nattytest.Cluster(t).URLs()[0]
+			} else {
+				url = nattytest.Server(t).URL()
+			}
+			c, tr := tracedClient(t, url)
+			s := testkit.BatchStream(t, c, jetstream.StreamConfig{
+				Replicas: replicas, SubjectTransform: &jetstream.SubjectTransformConfig{Source: "s.>", Destination: "t.>"},
+			})
+			other := testkit.ConnectTo(t, url)
+			ctx, stop := context.WithCancel(testkit.Ctx(t))
+			var others sync.WaitGroup
+			defer others.Wait()
+			defer stop()
+			others.Go(func() {
+				for ctx.Err() == nil {
+					_ = other.Publish(ctx, "s.other", nil)
+				}
+			})
+			others.Go(func() {
+				for ctx.Err() == nil {
+					_ = other.PublishBatch(ctx, testkit.Messages(2, "other"))
+				}
+			})
+			sizes, all := []int{1, 2, 20, 3}, 0
+			for _, n := range sizes {
+				require.NoError(t, c.PublishBatch(testkit.Ctx(t), testkit.Messages(n, "b")))
+				all += n
+			}
+			stop()
+			for _, e := range tr.await(t, "publish", all) {
+				assert.Equal(t, "S", e.result.Stream)
+				m, err := s.GetMsg(testkit.Ctx(t), e.result.Sequence)
+				require.NoError(t, err)
+				assert.Equal(t, e.result.MsgID, m.Header.Get(jetstream.MsgIDHeader))
+			}
+		})
+	}
+}
+
 func TestScheduleThatATracerMarksIsStillTheSame(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)

@@ -114,7 +114,9 @@ func (c *Consumer) reportAs(level slog.Level, text string, err error, keys ...sl
 
 // reportFailure reports a message that its handler did not accept. A retry is routine.
 // What is given up needs somebody, and so does what should be given up and cannot.
-func (c *Consumer) reportFailure(subject string, d dispatch.Delivery, stack []byte, final bool, err error) {
+func (c *Consumer) reportFailure(
+	subject string, d dispatch.Delivery, stack []byte, final bool, outcome dispatch.Outcome, err error,
+) {
 	level, text := slog.LevelInfo, "natty: a handler failed, its message runs again"
 	switch {
 	case final:
@@ -124,6 +126,13 @@ func (c *Consumer) reportFailure(subject string, d dispatch.Delivery, stack []by
 	}
 	keys := []slog.Attr{
 		slog.String("subject", subject), slog.Uint64("sequence", d.Sequence), slog.Int("attempt", d.Attempt),
+	}
+	if final {
+		letter := "none" // no DeadLetter, or the handler has settled the message itself
+		if outcome == dispatch.DeadLettered {
+			letter = c.cfg.DeadLetter
+		}
+		keys = append(keys, slog.String("dead_letter", letter))
 	}
 	if stack != nil {
 		keys = append(keys, slog.String("stack", string(stack)))

@@ -335,7 +335,7 @@ func (o *ownership) settle(m *dispatch.Message, err error, stack []byte) {
 	} else {
 		o.failing = failing{m.Delivery.Sequence, m.Delivery.Attempt, time.Now().Add(pause)}
 	}
-	c.reportFailure(m.Subject(), m.Delivery, stack, final, err)
+	c.reportFailure(m.Subject(), m.Delivery, stack, final, outcome, err)
 }
 
 // accept is done with a message, the next in order.

@@ -129,8 +129,9 @@ func (c *Consumer) fail(
 	if !final {
 		byHandler, parked = c.retry(m, took, pause)
 	}
-	c.followed(m, c.failureOf(byHandler, final, dead), err, pause)
-	c.reportFailure(m.Subject(), d, stack, final, err)
+	outcome := c.failureOf(byHandler, final, dead)
+	c.followed(m, outcome, err, pause)
+	c.reportFailure(m.Subject(), d, stack, final, outcome, err)
 	return byHandler, parked
 }
 

@@ -26,24 +26,24 @@ const (
 
 // PublishBatch stores all of msgs or none of them.
 func (pub *Publisher) PublishBatch(ctx context.Context, msgs []*nats.Msg) error {
+	b := &batch{pub: pub, sent: map[string]bool{}, ownIDs: true}
 	if pub.Tracer == nil {
-		return pub.publishBatch(ctx, msgs)
+		return b.publish(ctx, msgs)
 	}
-	msgs, end := pub.traceBatch(ctx, msgs)
-	err := pub.publishBatch(ctx, msgs)
+	msgs, end := b.trace(ctx, msgs)
+	err := b.publish(ctx, msgs)
 	end(err)
 	return err
 }
 
-func (pub *Publisher) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
+func (b *batch) publish(ctx context.Context, msgs []*nats.Msg) error {
 	if len(msgs) == 0 {
 		return nil
 	}
-	b := &batch{pub: pub, sent: map[string]bool{}, ownIDs: true}
 	if err := b.take(msgs); err != nil {
 		return err
 	}
-	ctx, cancel := jsapi.WithTimeout(ctx, pub.Timeout)
+	ctx, cancel := jsapi.WithTimeout(ctx, b.pub.Timeout)
 	defer cancel()
 	if err := b.prepare(ctx); err != nil {
 		return b.failed(err)
@@ -64,6 +64,7 @@ type batch struct {
 	unknown bool                  // the batch may be stored
 	link    uint64                // the connection of the first attempt that made it so
 	sent    map[string]bool       // the batch ids of all attempts
+	ack     *jetstream.PubAck     // of the last message, unless the answer was lost
 }
 
 // failed makes the caller's error about the batch. It names the first message.

@@ -58,8 +58,8 @@ func (a *batchAttempt) await(ctx context.Context, i int, timeout time.Duration) 
 	return err
 }
 
-// read returns the error in an answer. The server accepts a message that is not the
-// last one with an empty answer.
+// read returns the error in an answer, and keeps the ack of a commit. The server accepts
+// a message that is not the last one with an empty answer.
 func (a *batchAttempt) read(answer respmux.Answer, commit bool) error {
 	switch {
 	case answer.Err != nil:
@@ -67,7 +67,10 @@ func (a *batchAttempt) read(answer respmux.Answer, commit bool) error {
 	case !commit && len(answer.Msg.Data) == 0 && !respmux.NoResponders(answer.Msg):
 		return nil
 	}
-	_, err := respmux.ParseAck(answer.Msg)
+	ack, err := respmux.ParseAck(answer.Msg)
+	if commit {
+		a.b.ack = ack
+	}
 	return err
 }
 

@@ -31,21 +31,29 @@ func resultOf(id string, ack *jetstream.PubAck, err error) Result {
 	return r
 }
 
-// traceBatch begins to follow the messages of a batch. It returns copies, to which the
-// Tracer may add headers, and what ends it.
-func (pub *Publisher) traceBatch(ctx context.Context, msgs []*nats.Msg) (copies []*nats.Msg, end func(error)) {
+// trace begins to follow the messages of a batch. It returns copies, to which the Tracer
+// may add headers, and what ends it.
+func (b *batch) trace(ctx context.Context, msgs []*nats.Msg) (copies []*nats.Msg, end func(error)) {
 	copies, all := make([]*nats.Msg, len(msgs)), make([]context.Context, len(msgs))
 	for i, m := range msgs {
 		if m != nil {
 			copies[i] = Clone(m)
-			all[i] = pub.Tracer.PublishStart(ctx, copies[i]) //nolint:fatcontext // one for each message
+			all[i] = b.pub.Tracer.PublishStart(ctx, copies[i]) //nolint:fatcontext // one for each message
 		}
 	}
 	return copies, func(err error) {
 		for i, m := range copies {
-			if m != nil {
-				pub.Tracer.PublishEnd(all[i], Result{MsgID: header(m.Header, jetstream.MsgIDHeader), Err: err})
+			if m == nil {
+				continue
 			}
+			if len(b.sent) > 0 {
+				m = b.msgs[i] // it has an id
+			}
+			r := resultOf(header(m.Header, jetstream.MsgIDHeader), b.ack, err)
+			if b.ack != nil { // it is that of the last one, and nothing else is between them
+				r.Sequence -= uint64(len(copies) - 1 - i)
+			}
+			b.pub.Tracer.PublishEnd(all[i], r)
 		}
 	}
 }

@@ -92,7 +92,7 @@ func (a *Account) content(ctx context.Context, s *Snapshot, f *findings, st *Str
 		return err
 	})
 	if err != nil {
-		s.problem("the subjects of stream "+st.Name, err)
+		s.problem(UnreadSubjects, "the subjects of stream "+st.Name, err)
 		return
 	}
 	for _, c := range consumers {
@@ -154,7 +154,7 @@ func (a *Account) storage(ctx context.Context, s *Snapshot, f *findings) {
 		return err
 	})
 	if err != nil {
-		s.problem("the limits of the account", err)
+		s.problem(UnreadLimits, "the limits of the account", err)
 		return
 	}
 	have, most := s.account, s.account.Limits
@@ -200,15 +200,18 @@ func (p *permission) refuses(s string) bool {
 // permissions reports what this user may not do: what Read was refused, and what the
 // service needs. files have the streams that were found, and written those of the file.
 func (a *Account) permissions(ctx context.Context, s *Snapshot, f *findings, files, written services) {
-	slices.Sort(s.refused)
-	for _, refused := range slices.Compact(s.refused) {
-		f.add(levelWarning, "user", "may not publish to "+refused+", so that part of the account was not examined",
-			"allow it in the user's permissions, or run natty doctor as another user")
-	}
-	for _, problem := range s.Problems {
-		if !strings.Contains(problem, "may not publish") {
-			f.add(levelWarning, "account", problem, "run natty doctor again; see the server's log if it stays")
+	var refused []string
+	for _, p := range s.Problems {
+		if p.refused != "" {
+			refused = append(refused, p.refused)
+		} else {
+			f.add(levelWarning, "account", p.Text, "run natty doctor again; see the server's log if it stays")
 		}
+	}
+	slices.Sort(refused)
+	for _, api := range slices.Compact(refused) {
+		f.add(levelWarning, "user", "may not publish to "+api+", so that part of the account was not examined",
+			"allow it in the user's permissions, or run natty doctor as another user")
 	}
 	if len(files) == 0 {
 		return

@@ -39,7 +39,7 @@ func (a *Account) Read(ctx context.Context) (*Snapshot, error) {
 		if _, refused := errors.AsType[*RefusedError](err); !refused {
 			return nil, fmt.Errorf("the streams cannot be read: %w", explain(err))
 		}
-		s.problem("the streams", err)
+		s.problem(UnreadStreams, "the streams", err)
 	}
 	slices.SortFunc(streams, func(x, y *jetstream.StreamInfo) int { return cmp.Compare(x.Config.Name, y.Config.Name) })
 	for _, info := range streams {
@@ -84,8 +84,8 @@ func (a *Account) readParts(ctx context.Context, s *Snapshot) {
 		}
 		s.Leases = append(s.Leases, leases...) // those found before, if there is an error
 		s.Dead = append(s.Dead, dead...)
-		s.problem("the consumers of stream "+st.Name, err)
-		s.problem("the leases and dead letters in stream "+st.Name, err2)
+		s.problem(UnreadConsumers, "the consumers of stream "+st.Name, err)
+		s.problem(UnreadContent, "the leases and dead letters in stream "+st.Name, err2)
 	})
 	each(s.Consumers, func(c *Consumer) {
 		oldest, err := a.oldest(ctx, c)
@@ -93,7 +93,7 @@ func (a *Account) readParts(ctx context.Context, s *Snapshot) {
 		defer mu.Unlock()
 		c.Oldest = oldest
 		c.Warning = stall(s.Time, c)
-		s.problem(fmt.Sprintf("the oldest message of consumer %s of stream %s", c.Name, c.Stream), err)
+		s.problem(UnreadOldest, fmt.Sprintf("the oldest message of consumer %s of stream %s", c.Name, c.Stream), err)
 	})
 	slices.SortFunc(s.Consumers, func(x, y Consumer) int {
 		return cmp.Or(cmp.Compare(x.Stream, y.Stream), cmp.Compare(x.Name, y.Name))
@@ -102,20 +102,21 @@ func (a *Account) readParts(ctx context.Context, s *Snapshot) {
 		return cmp.Or(cmp.Compare(x.Bucket, y.Bucket), cmp.Compare(x.Key, y.Key))
 	})
 	slices.SortFunc(s.Dead, func(x, y Dead) int { return cmp.Compare(x.Subject, y.Subject) })
-	slices.Sort(s.Problems)
+	slices.SortFunc(s.Problems, func(x, y Problem) int { return cmp.Compare(x.Text, y.Text) })
 	s.Problems = slices.Compact(s.Problems)
 }
 
 // problem notes what could not be read. What was deleted meanwhile is no problem.
-func (s *Snapshot) problem(what string, err error) {
+func (s *Snapshot) problem(kind Unread, what string, err error) {
 	if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrMsgNotFound) ||
 		errors.Is(err, context.Canceled) {
 		return
 	}
+	p := Problem{Kind: kind, Text: fmt.Sprintf("%s cannot be read: %v", what, explain(err))}
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
-		s.refused = append(s.refused, refused.Subject)
+		p.refused = refused.Subject
 	}
-	s.Problems = append(s.Problems, fmt.Sprintf("%s cannot be read: %v", what, explain(err)))
+	s.Problems = append(s.Problems, p)
 }
 
 // explain says what to do about an error of nats.go that does not.

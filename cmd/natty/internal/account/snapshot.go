@@ -1,6 +1,7 @@
 package account
 
 import (
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,11 +15,38 @@ type Snapshot struct {
 	Consumers []Consumer `json:"consumers"`
 	Leases    []Lease    `json:"leases"`
 	Dead      []Dead     `json:"dead_letters"`
-	// Problems says what could not be read, and why.
-	Problems []string `json:"problems,omitempty"`
+	// Problems are what could not be read.
+	Problems []Problem `json:"problems,omitempty"`
 
 	account *jetstream.AccountInfo
-	refused []string // API subjects
+}
+
+// Problem is something that could not be read. What it would have shown is missing in the
+// Snapshot, or is as it was read before.
+type Problem struct {
+	Kind Unread `json:"kind"`
+	// Text says what it is, why it could not be read, and what to do.
+	Text string `json:"text"`
+
+	refused string // the API subject that the user may not publish to; empty otherwise
+}
+
+// Unread is what could not be read.
+type Unread string
+
+// What could not be read, and with it whatever it holds.
+const (
+	UnreadStreams   Unread = "streams"   // all of them, so that nothing is known
+	UnreadConsumers Unread = "consumers" // of one stream
+	UnreadContent   Unread = "content"   // the leases and dead letters in one stream
+	UnreadOldest    Unread = "oldest"    // the oldest message of one consumer
+	UnreadSubjects  Unread = "subjects"  // of the messages in one stream
+	UnreadLimits    Unread = "limits"    // of the account
+)
+
+// Lacks reports whether something of a kind may be missing.
+func (s *Snapshot) Lacks(kind Unread) bool {
+	return slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Kind == kind || p.Kind == UnreadStreams })
 }
 
 // Server is the server of the connection.

@@ -128,9 +128,9 @@ func (a *app) countLetters(ctx context.Context, acc *account.Account) error {
 		return err
 	}
 	for _, problem := range s.Problems {
-		fmt.Fprintln(a.err, "natty: "+oneLine(problem))
+		fmt.Fprintln(a.err, "natty: "+oneLine(problem.Text))
 	}
-	if len(s.Dead) == 0 && slices.ContainsFunc(s.Problems, hidesLetters) {
+	if len(s.Dead) == 0 && s.Lacks(account.UnreadContent) {
 		return errors.New("no dead letters were found, in what could be read")
 	}
 	if a.json {
@@ -146,11 +146,6 @@ func (a *app) countLetters(ctx context.Context, acc *account.Account) error {
 	}
 	a.table(rows)
 	return nil
-}
-
-// hidesLetters reports whether there may be dead letters in what could not be read.
-func hidesLetters(problem string) bool {
-	return !strings.HasPrefix(problem, "the consumers of ") && !strings.HasPrefix(problem, "the oldest message of ")
 }
 
 func (a *app) listLetters(ctx context.Context, acc *account.Account, subject string, l *letterFlags) error {

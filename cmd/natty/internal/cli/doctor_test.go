@@ -125,6 +125,10 @@ func TestDoctorSaysWhatThisUserMayNotDo(t *testing.T) {
 	assert.Equal(t, 1, code)
 	assert.Contains(t, out, "WARNING  user: may not publish to $JS.API.CONSUMER.LIST.ORDERS, so that part of the account was not examined")
 	assert.Less(t, time.Since(start), 5*time.Second, "it does not wait for answers that do not come")
+	letters, errs, code := nattyCmd(t, "dead", "ls", "--server", at("reader")).result()
+	assert.Equal(t, 0, code, "what could not be read has no dead letters")
+	assert.Equal(t, "There are no dead letters.\n", letters)
+	assert.Contains(t, errs, "the consumers of stream ORDERS cannot be read")
 	assert.NotContains(t, out, "secret")
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -104,9 +105,13 @@ type exitError struct{ code int }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// joined is the type of what errors.Join returns. The errors in one of fmt.Errorf are part
+// of its text.
+var joined = reflect.TypeOf(errors.Join(errors.ErrUnsupported))
+
 // apart returns the errors that are joined in err.
 func apart(err error) []error {
-	if several, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") {
+	if several, ok := err.(interface{ Unwrap() []error }); ok && reflect.TypeOf(err) == joined {
 		var all []error
 		for _, one := range several.Unwrap() {
 			all = append(all, apart(one)...)

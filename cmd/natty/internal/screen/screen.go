@@ -63,7 +63,7 @@ func (sc Screen) Lines(s *account.Snapshot, trouble error) []string {
 		all = append(all, sc.dead(s)...)
 	}
 	for _, p := range s.Problems {
-		add(yellow, "! %s", p)
+		add(yellow, "! %s", p.Text)
 	}
 	return sc.fit(all)
 }
@@ -110,7 +110,8 @@ type row struct {
 // most is how wide a cell may be while others need room.
 const most = 40
 
-func (sc Screen) table(columns []column, rows []row) []line {
+// table returns the lines of a table, and which columns it has no room for.
+func (sc Screen) table(columns []column, rows []row) ([]line, []bool) {
 	widths := make([]int, len(columns))
 	for i, c := range columns {
 		widths[i] = utf8.RuneCountInString(c.title)
@@ -150,7 +151,7 @@ func (sc Screen) table(columns []column, rows []row) []line {
 	for _, r := range rows {
 		all = append(all, line{one(r.cells), r.colour})
 	}
-	return all
+	return all, gone
 }
 
 // narrow says which columns have no room. If the rest still does not fit, the first
@@ -209,11 +210,14 @@ func (sc Screen) consumers(s *account.Snapshot) []line {
 			c.Stream + "/" + c.Name, Count(c.Lag), Rate(c.Rate), flight, fmt.Sprint(c.Redelivered), fmt.Sprint(c.Waiting), oldest, c.Warning,
 		}, colour})
 	}
-	if len(rows) == 0 {
+	switch {
+	case len(rows) == 0 && s.Lacks(account.UnreadConsumers):
+		return []line{{"No consumers were found, in what could be read.", yellow}}
+	case len(rows) == 0:
 		return []line{{"There are no consumers.", dim}}
 	}
-	all := sc.table(columns, rows)
-	if strings.Contains(all[0].text, "WARNING") {
+	all, gone := sc.table(columns, rows)
+	if !gone[len(columns)-1] {
 		return all
 	}
 	for i, c := range consumers { // there is no room for the warning, and colours may be off
@@ -221,7 +225,8 @@ func (sc Screen) consumers(s *account.Snapshot) []line {
 			rows[i].cells[0] = "! " + rows[i].cells[0]
 		}
 	}
-	return sc.table(columns, rows)
+	all, _ = sc.table(columns, rows)
+	return all
 }
 
 func (sc Screen) leases(s *account.Snapshot) []line {
@@ -230,7 +235,8 @@ func (sc Screen) leases(s *account.Snapshot) []line {
 	for _, l := range s.Leases {
 		rows = append(rows, row{[]string{l.Bucket + "/" + l.Key, l.Kind, Span(s.Time.Sub(l.Renewed)) + " ago", l.Owner}, ""})
 	}
-	return sc.table(columns, rows)
+	all, _ := sc.table(columns, rows)
+	return all
 }
 
 func (sc Screen) dead(s *account.Snapshot) []line {
@@ -243,5 +249,6 @@ func (sc Screen) dead(s *account.Snapshot) []line {
 		}
 		rows = append(rows, row{[]string{d.Subject, Count(d.Count), newest, d.Reason}, red})
 	}
-	return sc.table(columns, rows)
+	all, _ := sc.table(columns, rows)
+	return all
 }

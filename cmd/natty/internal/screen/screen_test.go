@@ -61,6 +61,16 @@ func TestAWideScreenHasEverything(t *testing.T) {
 	assert.Regexp(t, `dead.orders +3 +1m00s ago +no such customer`, text)
 }
 
+func TestConsumersThatCouldNotBeReadAreNotSaidToBeMissing(t *testing.T) {
+	t.Parallel()
+	s := &account.Snapshot{}
+	assert.Contains(t, strings.Join(Screen{}.Lines(s, nil), "\n"), "There are no consumers.")
+	s.Problems = []account.Problem{{Kind: account.UnreadStreams, Text: "the streams cannot be read"}}
+	text := strings.Join(Screen{}.Lines(s, nil), "\n")
+	assert.NotContains(t, text, "There are no consumers.")
+	assert.Contains(t, text, "\n! the streams cannot be read")
+}
+
 func TestALowScreenSaysWhatIsHidden(t *testing.T) {
 	t.Parallel()
 	lines := Screen{Width: 80, Height: 5}.Lines(snapshot(), nil)

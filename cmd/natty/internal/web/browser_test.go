@@ -8,18 +8,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/cmd/natty/internal/account"
 	"github.com/natty-go/natty/cmd/natty/internal/fixture"
 	"github.com/natty-go/natty/nattytest"
 )
@@ -248,6 +251,82 @@ func TestThePageInABrowser(t *testing.T) {
 	b.screenshot("ui-away.png", 1280, 500, "light")
 	require.NoError(t, node.Restart())
 	b.until(`document.querySelector("#alarm").hidden && document.querySelector("#state").innerText.startsWith("live")`)
+}
+
+// refused serves the page of a user who may not publish to a subject. The account has a
+// durable with a message, dead letters and a lock.
+func refused(t *testing.T, deny string) *served {
+	t.Helper()
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) {
+		o.Users = []*server.User{{Username: "ops", Password: "secret"}, {
+			Username: "guest", Password: "secret",
+			Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{deny}}},
+		}}
+	}))
+	at := func(user string) string {
+		return "nats://" + user + ":secret@" + strings.TrimPrefix(node.URL(), "nats://")
+	}
+	c := fixture.Client(t, at("ops"))
+	fixture.Streams(t, c)
+	fixture.Letters(t, c, 2)
+	require.NoError(t, c.Publish(t.Context(), "orders.new", []byte("waits")))
+	lease, err := c.Lock(t.Context(), natty.LockConfig{Bucket: "locks", Key: "migrate", Owner: "host-2"})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = lease.Release(context.WithoutCancel(t.Context())) })
+	return serveURL(t, at("guest"), true)
+}
+
+func TestThePageSaysWhatThisUserMayNotRead(t *testing.T) {
+	t.Parallel()
+	const unknown = "Not known: see What could not be read, below."
+	for name, test := range map[string]struct {
+		deny    string
+		kind    account.Unread
+		problem string // up to the subject that is refused
+		refused string
+		shown   map[string]string
+	}{
+		"nothing": {
+			"$JS.API.STREAM.LIST", account.UnreadStreams, "the streams", "$JS.API.STREAM.LIST", map[string]string{
+				"#no-consumers": unknown, "#no-dead": unknown, "#no-leases": unknown, "#totals": "?\nmessages to handle",
+			},
+		},
+		"no consumers": {
+			"$JS.API.CONSUMER.LIST.*", account.UnreadConsumers, "the consumers of stream ORDERS", "$JS.API.CONSUMER.LIST.ORDERS",
+			map[string]string{
+				"#no-consumers": unknown, "#dead": "dead.orders", "#leases": "host-2", "#totals": "?\nconsumers with a warning",
+			},
+		},
+		"no content": {
+			"$JS.API.DIRECT.GET.KV_locks", account.UnreadContent,
+			"the leases and dead letters in stream KV_locks", "$JS.API.DIRECT.GET.KV_locks", map[string]string{
+				"#no-leases": unknown, "#dead": "dead.orders", "#consumers": "billing", "#totals": "≥ 2\ndead letters",
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sv := refused(t, test.deny)
+			problem := test.problem + " cannot be read: this user may not publish to " + test.refused + "; allow it, or use another user"
+			s, err := sv.server.cfg.Account.Read(t.Context())
+			require.NoError(t, err)
+			require.Len(t, s.Problems, 1)
+			assert.Equal(t, test.kind, s.Problems[0].Kind)
+			assert.Equal(t, problem, s.Problems[0].Text)
+
+			b := open(t, sv.server.URL())
+			b.shows("#problems", "What could not be read\n"+problem)
+			b.shows("#state.warn", "live, incomplete, ")
+			for selector, text := range test.shown {
+				b.shows(selector, text)
+			}
+			b.shows("#findings li", "user: may not publish to "+test.refused+", so that part of the account was not examined\n→ allow it")
+			text := evaluate[string](b, `document.body.innerText`)
+			for _, claim := range []string{"There are no", "Nobody leads", "Nothing is wrong", "secret"} {
+				assert.NotContains(t, text, claim)
+			}
+		})
+	}
 }
 
 func TestThePageForAccessibility(t *testing.T) {

@@ -45,8 +45,13 @@ func interval() time.Duration {
 
 func serve(t *testing.T, node *nattytest.Node, readOnly bool) *served {
 	t.Helper()
+	return serveURL(t, node.URL(), readOnly)
+}
+
+func serveURL(t *testing.T, url string, readOnly bool) *served {
+	t.Helper()
 	refusals := &account.Refusals{}
-	c, err := natty.Connect(t.Context(), natty.Config{Name: "ui", Servers: []string{node.URL()}},
+	c, err := natty.Connect(t.Context(), natty.Config{Name: "ui", Servers: []string{url}},
 		natty.WithLogger(slog.New(slog.DiscardHandler)), natty.WithNATSOptions(refusals.Option()))
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

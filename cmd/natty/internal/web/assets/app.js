@@ -1,5 +1,5 @@
 // The page of natty ui. Everything that comes from the server becomes text, never HTML.
-import { ago, chart, clock, count, el, rate, span } from "./parts.js";
+import { ago, chart, clock, count, el, lacks, nothing, rate, span } from "./parts.js";
 import { examine } from "./findings.js";
 import { openLetters, showSubjects } from "./letters.js";
 
@@ -45,7 +45,7 @@ function cells(tr, list) {
 function showConsumers(s) {
   const now = Date.parse(s.time);
   const all = [...s.consumers].sort((a, b) => b.lag - a.lag || (a.stream + a.name).localeCompare(b.stream + b.name));
-  $("no-consumers").hidden = all.length > 0;
+  nothing($("no-consumers"), all.length === 0, lacks(s, "consumers"));
   $("consumers").hidden = all.length === 0;
   rows($("consumers").tBodies[0], all, (c) => c.stream + "/" + c.name, (tr, c) => {
     const k = c.stream + "/" + c.name;
@@ -67,7 +67,7 @@ function showConsumers(s) {
 
 function showLeases(s) {
   const now = Date.parse(s.time);
-  $("no-leases").hidden = s.leases.length > 0;
+  nothing($("no-leases"), s.leases.length === 0, lacks(s, "content"));
   $("leases").hidden = s.leases.length === 0;
   rows($("leases").tBodies[0], s.leases, (l) => l.bucket + "/" + l.key, (tr, l) => cells(tr, [
     ["Key", [document.createTextNode(l.key), el("span", { class: "sub" }, l.bucket)]],
@@ -79,12 +79,14 @@ function showTotals(s) {
   const sum = (list, f) => list.reduce((n, x) => n + f(x), 0);
   const stalled = s.consumers.filter((c) => c.warning).length;
   const dead = sum(s.dead_letters, (d) => d.count);
+  // What could not be read may hold more.
+  const known = (n, kind, text = count) => !lacks(s, kind) ? text(n) : n ? "≥ " + text(n) : "?";
   const totals = [
-    [count(sum(s.consumers, (c) => c.lag)), "messages to handle"],
-    [rate(sum(s.consumers, (c) => c.delivered_per_second ?? 0)), "delivered"],
-    [count(stalled), stalled === 1 ? "consumer with a warning" : "consumers with a warning", stalled > 0],
-    [count(dead), dead === 1 ? "dead letter" : "dead letters", dead > 0],
-    [count(s.leases.length), "leaders and locks"],
+    [known(sum(s.consumers, (c) => c.lag), "consumers"), "messages to handle"],
+    [known(sum(s.consumers, (c) => c.delivered_per_second ?? 0), "consumers", rate), "delivered"],
+    [known(stalled, "consumers"), stalled === 1 ? "consumer with a warning" : "consumers with a warning", stalled > 0],
+    [known(dead, "content"), dead === 1 ? "dead letter" : "dead letters", dead > 0],
+    [known(s.leases.length, "content"), "leaders and locks"],
   ];
   const list = $("totals");
   while (list.children.length < totals.length) list.append(el("li", {}, [el("b"), el("span")]));
@@ -102,14 +104,14 @@ function show(s) {
   $("server").textContent = `${s.server.name} ${s.server.version}, ${s.server.url}` + (s.server.cluster ? `, cluster ${s.server.cluster}` : "");
   $("alarm").hidden = true;
   document.body.classList.remove("stale");
-  $("state").textContent = "live, " + clock(s.time);
-  $("state").className = "pill ok";
+  $("state").textContent = (s.problems ? "live, incomplete, " : "live, ") + clock(s.time);
+  $("state").className = s.problems ? "pill warn" : "pill ok";
   showTotals(s);
   showConsumers(s);
   showLeases(s);
-  showSubjects(s.dead_letters, Date.parse(s.time));
+  showSubjects(s);
   $("problems").hidden = !s.problems;
-  $("problems").querySelector("ul").replaceChildren(...(s.problems ?? []).map((p) => el("li", {}, p)));
+  $("problems").querySelector("ul").replaceChildren(...(s.problems ?? []).map((p) => el("li", {}, p.text)));
 }
 
 // alarm says that there is no news, once: a screen reader would read each change aloud.

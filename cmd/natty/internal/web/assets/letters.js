@@ -1,5 +1,5 @@
 // The dead letters: subjects, the letters of one, and what can be done with them.
-import { ago, bytes, count, el } from "./parts.js";
+import { ago, bytes, count, el, lacks, nothing } from "./parts.js";
 
 const $ = (id) => document.getElementById(id);
 const csrf = document.querySelector("meta[name=csrf]").content;
@@ -7,8 +7,9 @@ const readOnly = "readonly" in document.body.dataset;
 let subject = null; // whose letters are shown
 let letters = [];
 
-export function showSubjects(list, now) {
-  $("no-dead").hidden = list.length > 0 || subject !== null;
+export function showSubjects(s) {
+  const list = s.dead_letters, now = Date.parse(s.time);
+  nothing($("no-dead"), list.length === 0 && subject === null, lacks(s, "content"));
   const have = new Map([...$("dead").children].map((b) => [b.dataset.subject, b]));
   for (const d of list) {
     let b = have.get(d.subject);

@@ -41,6 +41,18 @@ export function el(name, attributes = {}, content = []) {
   return e;
 }
 
+// lacks reports whether something of a kind may be missing in a snapshot.
+export function lacks(s, kind) {
+  return (s.problems ?? []).some((p) => p.kind === kind || p.kind === "streams");
+}
+
+// nothing shows the text of an empty list, unless it is empty because it could not be read.
+export function nothing(p, empty, unread) {
+  p.dataset.nothing ??= p.textContent;
+  p.textContent = unread ? "Not known: see What could not be read, below." : p.dataset.nothing;
+  p.hidden = !empty;
+}
+
 function svg(name, attributes) {
   const e = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v);
