@@ -117,6 +117,8 @@ func TestStored(t *testing.T) {
 		tale{"stored twice", sent + "3 stream stored id=a seq=1\n4 stream stored id=a seq=2", 1},
 		tale{"in doubt and not stored", sent + "2 pub-1#1 unknown id=a on=w.plain.a.k0", 0},
 		tale{"refused and stored", sent + "2 pub-1#1 refused id=a on=w.plain.a.k0\n3 stream stored id=a seq=1", 1},
+		tale{"refused by a full stream", "2 pubfull-1#1 refused id=a op=no-room on=full.full.a.k0\n1 nemesis fault op=fill key=FULL from=1", 0},
+		tale{"refused by a stream with room", "20 pubfull-1#1 refused id=a op=no-room on=full.full.a.k0\n3 nemesis fault op=fill key=FULL from=1", 1},
 		tale{"pushed out of the small stream", "2 pub-1#1 acked id=a on=small.small.a.k0", 0},
 	)
 }
