@@ -176,6 +176,8 @@ func TestLetters(t *testing.T) {
 	redriven := func(id string, n int) string {
 		return fmt.Sprintf("2 stream redriven on=w.dead.a.k0 seq=9 id=%s n=%d\n", id, n)
 	}
+	later := func(line string) string { return strings.Replace(line, "2 ", "4 ", 1) }
+	anew := "3 dead-1#2 begun seq=1 id=" + deadly + "\n"
 	tell(t, Letters,
 		tale{"a letter", stored(deadly) + letter(deadly), 0},
 		tale{"no letter", stored(deadly), 1},
@@ -186,8 +188,15 @@ func TestLetters(t *testing.T) {
 		tale{"accepted though it is deadly", stored(deadly) + done(deadly), 1},
 		tale{"put back in two ways", stored(deadly) + redriven(deadly, 1) + redriven(deadly, 1) + letter(deadly), 1},
 		tale{
-			"put back again after it ran anew", stored(deadly) + redriven(deadly, 1) + "3 dead-1#2 begun seq=1 id=" + deadly + "\n" +
-				strings.Replace(redriven(deadly, 1), "2 ", "4 ", 1) + letter(deadly), 0,
+			"put back again after it ran anew", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) + letter(deadly), 0,
+		},
+		tale{
+			"both are put back once more", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) +
+				strings.Repeat(later(redriven(deadly, 2)), 2) + letter(deadly), 0,
+		},
+		tale{
+			"one of them twice", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) +
+				strings.Repeat(later(redriven(deadly, 2)), 3) + letter(deadly), 1,
 		},
 		tale{"put back again", stored(deadly) + redriven(deadly, 1) + redriven(deadly, 2) + letter(deadly), 0},
 	)

@@ -151,26 +151,28 @@ func Letters(h *History) (problems []Problem) {
 
 // redrivenTwice finds redrives that are stored twice. It is none when what was redriven
 // ran again in between, as after a durable that was deleted while no instance ran: then
-// its second failure has a letter of its own.
+// its second failure has a letter of its own. That letter has redrives of its own, too: so
+// there may be as many of each number as of the one before.
 func redrivenTwice(h *History) (problems []Problem) {
 	type copied struct {
 		id string
 		n  int64
 	}
-	seen, began := map[copied]history.Event{}, map[string][]history.Event{}
+	last, copies, began := map[copied]history.Event{}, map[copied]int{}, map[string][]history.Event{}
 	for _, e := range h.of(history.Redriven, history.Begun) {
 		if e.What == history.Begun {
 			began[e.ID] = append(began[e.ID], e)
 			continue
 		}
 		c := copied{e.ID, e.N}
-		first, twice := seen[c]
+		first := last[c]
 		again := func(b history.Event) bool { return b.Seq < first.Seq && first.At < b.At }
-		if twice && !slices.ContainsFunc(began[e.ID], again) {
+		if copies[c] >= max(1, copies[copied{e.ID, e.N - 1}]) && !slices.ContainsFunc(began[e.ID], again) {
 			text := fmt.Sprintf("redrive %d of %s is stored twice", e.N, e.ID)
 			problems = append(problems, Problem{At: e.At, ID: e.ID, Text: text})
 		}
-		seen[c] = e
+		last[c] = e
+		copies[c]++
 	}
 	return problems
 }
