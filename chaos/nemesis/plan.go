@@ -183,7 +183,10 @@ func New(seed uint64, duration time.Duration, cast Cast, kinds ...string) []Faul
 		faults = append(faults, track(r(2+i), duration, span{second / 2, 4 * second}, ofWorkers, cast.Workers)...)
 	}
 	faults = append(faults, track(r(4), duration, span{5 * second, 15 * second}, ofData, cast.Durables)...)
-	faults = append(faults, track(r(5), duration, span{9 * second, 15 * second}, ofStreams, cast.Streams)...)
+	for i := range cast.Streams { // also both at once
+		gap := span{10 * second, 20 * second}
+		faults = append(faults, track(r(uint64(5+i)), duration, gap, ofStreams, cast.Streams[i:i+1])...)
+	}
 	for i := range faults {
 		faults[i].N = i + 1
 	}
