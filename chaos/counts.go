@@ -6,17 +6,22 @@ import (
 	"strings"
 
 	"github.com/natty-go/natty/chaos/history"
+	"github.com/natty-go/natty/chaos/work"
 )
 
 // counts says how much a run has done.
 func counts(events []history.Event) string {
 	n, faults := map[history.What]int{}, map[string]int{}
-	doubled, seen := 0, map[string]bool{}
+	full, doubled, seen := 0, 0, map[string]bool{}
 	for _, e := range events {
 		n[e.What]++
 		switch e.What {
 		case history.Fault:
 			faults[e.Op]++
+		case history.Refused:
+			if e.Op == work.NoRoom {
+				full++
+			}
 		case history.Done:
 			if seen[e.ID] {
 				doubled++
@@ -28,9 +33,9 @@ func counts(events []history.Event) string {
 	for kind, count := range faults {
 		parts = append(parts, fmt.Sprintf("%d %s", count, kind))
 	}
-	return fmt.Sprintf("%d messages sent, %d acknowledged, %d in doubt, %d refused, %d stored; %d handled (%d again), "+
+	return fmt.Sprintf("%d messages sent, %d acknowledged, %d in doubt, %d refused (%d without room), %d stored; %d handled (%d again), "+
 		"%d failures, %d dead letters; %d operations on keys; %d ownerships; faults: %s",
-		n[history.Sent], n[history.Acked], n[history.Unknown], n[history.Refused], n[history.Stored],
+		n[history.Sent], n[history.Acked], n[history.Unknown], n[history.Refused], full, n[history.Stored],
 		n[history.Done], doubled, n[history.Failed], n[history.Letter], n[history.Return], n[history.Own],
 		strings.Join(sorted(parts), ", "))
 }

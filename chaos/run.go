@@ -53,6 +53,10 @@ var roster = []member{
 	{"redrive", 1, 1},
 	{"small", 1, 1},
 	{"filling", 1, 1},
+	{"pubfull", 1, 1},
+	{"writerfull", 1, 1},
+	{"batchfull", 1, 1},
+	{"full", 1, 1},
 	{"kv", 2, 1},
 	{"cache", 1, 1},
 	{"lead", 2, 1},
@@ -112,7 +116,7 @@ func perform(ctx context.Context, s settings, say func(format string, args ...an
 		s.seed, len(r.fleet.Servers), len(r.fleet.Workers), len(out.faults), s.duration, s.dir)
 	r.phase(history.Chaos)
 	n := &nemesis.Nemesis{
-		Fleet: r.fleet, Admin: r.admin, Log: r.log, Stream: work.Work, Durables: durables, Bucket: settingsBucket,
+		Fleet: r.fleet, Admin: r.admin, Log: r.log, Stream: work.Work, Streams: streams, Durables: durables, Bucket: settingsBucket,
 		Old: s.old,
 	}
 	n.Run(ctx, out.faults, s.duration)
@@ -129,13 +133,16 @@ func perform(ctx context.Context, s settings, say func(format string, args ...an
 	return out, nil
 }
 
-// durables are those that faults happen to.
-var durables = []string{"plain", "order", "excl", "dead"}
+// durables and streams are those that faults happen to.
+var (
+	durables = []string{"plain", "order", "excl", "dead"}
+	streams  = []string{work.Full, work.Dead}
+)
 
 // plan returns the faults of the run.
 func (r *run) plan() []nemesis.Fault {
 	// The order is part of a seed's plan.
-	cast := nemesis.Cast{Durables: []string{"plain", "order", "dead", "excl"}, Old: r.old != ""}
+	cast := nemesis.Cast{Durables: []string{"plain", "order", "dead", "excl"}, Streams: streams, Old: r.old != ""}
 	for _, s := range r.fleet.Servers {
 		cast.Servers = append(cast.Servers, s.Name)
 	}
@@ -175,7 +182,8 @@ func (r *run) setUp(ctx context.Context) error {
 	}
 	for _, cfg := range []jetstream.StreamConfig{
 		{Name: work.Work, Subjects: []string{"w.>"}, AllowAtomicPublish: true, AllowMsgSchedules: true},
-		{Name: work.Dead, Subjects: []string{"dead.>"}},
+		{Name: work.Dead, Subjects: []string{"dead.>"}, Discard: jetstream.DiscardNew},
+		{Name: work.Full, Subjects: []string{"full.>"}, Discard: jetstream.DiscardNew, AllowAtomicPublish: true},
 		{Name: work.Small, Subjects: []string{"small.>"}, MaxMsgs: work.SmallMax, Discard: jetstream.DiscardOld},
 	} {
 		if _, err := r.admin.EnsureStream(ctx, cfg); err != nil {

@@ -19,8 +19,10 @@ import (
 func (r *run) readStored(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
-	if err := r.readStream(ctx, work.Work, "w.>"); err != nil {
-		return err
+	for stream, filter := range map[string]string{work.Work: "w.>", work.Full: "full.>"} {
+		if err := r.readStream(ctx, stream, filter); err != nil {
+			return err
+		}
 	}
 	for letter, err := range r.admin.DeadLetters(ctx, work.DeadLetters) {
 		if err != nil {

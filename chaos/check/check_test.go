@@ -117,6 +117,8 @@ func TestStored(t *testing.T) {
 		tale{"stored twice", sent + "3 stream stored id=a seq=1\n4 stream stored id=a seq=2", 1},
 		tale{"in doubt and not stored", sent + "2 pub-1#1 unknown id=a on=w.plain.a.k0", 0},
 		tale{"refused and stored", sent + "2 pub-1#1 refused id=a on=w.plain.a.k0\n3 stream stored id=a seq=1", 1},
+		tale{"refused by a full stream", "2 pubfull-1#1 refused id=a op=no-room on=full.full.a.k0\n1 nemesis fault op=fill key=FULL from=1", 0},
+		tale{"refused by a stream with room", "20 pubfull-1#1 refused id=a op=no-room on=full.full.a.k0\n3 nemesis fault op=fill key=FULL from=1", 1},
 		tale{"pushed out of the small stream", "2 pub-1#1 acked id=a on=small.small.a.k0", 0},
 	)
 }
@@ -174,6 +176,8 @@ func TestLetters(t *testing.T) {
 	redriven := func(id string, n int) string {
 		return fmt.Sprintf("2 stream redriven on=w.dead.a.k0 seq=9 id=%s n=%d\n", id, n)
 	}
+	later := func(line string) string { return strings.Replace(line, "2 ", "4 ", 1) }
+	anew := "3 dead-1#2 begun seq=1 id=" + deadly + "\n"
 	tell(t, Letters,
 		tale{"a letter", stored(deadly) + letter(deadly), 0},
 		tale{"no letter", stored(deadly), 1},
@@ -184,8 +188,15 @@ func TestLetters(t *testing.T) {
 		tale{"accepted though it is deadly", stored(deadly) + done(deadly), 1},
 		tale{"put back in two ways", stored(deadly) + redriven(deadly, 1) + redriven(deadly, 1) + letter(deadly), 1},
 		tale{
-			"put back again after it ran anew", stored(deadly) + redriven(deadly, 1) + "3 dead-1#2 begun seq=1 id=" + deadly + "\n" +
-				strings.Replace(redriven(deadly, 1), "2 ", "4 ", 1) + letter(deadly), 0,
+			"put back again after it ran anew", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) + letter(deadly), 0,
+		},
+		tale{
+			"both are put back once more", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) +
+				strings.Repeat(later(redriven(deadly, 2)), 2) + letter(deadly), 0,
+		},
+		tale{
+			"one of them twice", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) +
+				strings.Repeat(later(redriven(deadly, 2)), 3) + letter(deadly), 1,
 		},
 		tale{"put back again", stored(deadly) + redriven(deadly, 1) + redriven(deadly, 2) + letter(deadly), 0},
 	)

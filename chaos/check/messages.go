@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,21 +19,35 @@ func isScheduled(e history.Event) bool {
 	return work.GroupOf(e.Subject) != strings.Split(e.Subject+".", ".")[1]
 }
 
+// full returns when the full stream may have been full. A server that was away does not
+// know at once that there is room again.
+func (h *History) full() (spans []span) {
+	for _, s := range h.during(work.Full, "fill") {
+		spans = append(spans, span{s.from, s.to + 10*second})
+	}
+	return spans
+}
+
 // Stored finds messages that were acknowledged and are not stored, stored twice, or
-// stored although they were refused.
+// stored although they were refused; and those that were refused for a lack of room that
+// there was.
 func Stored(h *History) (problems []Problem) {
 	stored := map[string]int{}
 	for _, e := range h.of(history.Stored) {
 		stored[e.ID]++
 	}
+	full := h.full()
 	for _, e := range h.of(history.Sent, history.Acked, history.Refused) {
 		n, text := stored[e.ID], ""
+		there := span{cmp.Or(e.From, e.At), e.At + 1}.overlaps
 		switch {
 		case isSmall(e), isScheduled(e): // these may be removed, or not be due yet
 		case e.What == history.Acked && n == 0:
 			text = "was acknowledged and is not stored"
 		case e.What == history.Refused && n > 0:
 			text = "is stored although it was refused: " + e.Text
+		case e.Op == work.NoRoom && !slices.ContainsFunc(full, there):
+			text = "was refused although there was room: " + e.Text
 		case e.What == history.Sent && n > 1:
 			text = fmt.Sprintf("is stored %d times", n)
 		}
@@ -119,15 +134,15 @@ func Letters(h *History) (problems []Problem) {
 			continue
 		}
 		letters[e.ID] = true
-		if deadly, _ := work.Deadly(e.ID); !deadly || work.GroupOf(e.Subject) != "dead" {
+		if deadly, _ := work.Deadly(e.ID); !deadly || !work.Buries(work.GroupOf(e.Subject)) {
 			text := e.ID + " is a dead letter, and its handler accepts it: " + e.Text
 			problems = append(problems, Problem{At: e.At, ID: e.ID, Text: text})
 		}
 	}
 	for _, e := range h.of(history.Stored) {
 		deadly, _ := work.Deadly(e.ID)
-		mended := done[e.ID] && work.Mends(e.ID)
-		if deadly && work.GroupOf(e.Subject) == "dead" && h.roles["dead"] && !letters[e.ID] && !mended {
+		mended, group := done[e.ID] && work.Mends(e.ID), work.GroupOf(e.Subject)
+		if deadly && work.Buries(group) && h.roles[group] && !letters[e.ID] && !mended {
 			problems = append(problems, Problem{At: e.At, ID: e.ID, Text: e.ID + " failed for good and is no dead letter"})
 		}
 	}
@@ -136,26 +151,28 @@ func Letters(h *History) (problems []Problem) {
 
 // redrivenTwice finds redrives that are stored twice. It is none when what was redriven
 // ran again in between, as after a durable that was deleted while no instance ran: then
-// its second failure has a letter of its own.
+// its second failure has a letter of its own. That letter has redrives of its own, too: so
+// there may be as many of each number as of the one before.
 func redrivenTwice(h *History) (problems []Problem) {
 	type copied struct {
 		id string
 		n  int64
 	}
-	seen, began := map[copied]history.Event{}, map[string][]history.Event{}
+	last, copies, began := map[copied]history.Event{}, map[copied]int{}, map[string][]history.Event{}
 	for _, e := range h.of(history.Redriven, history.Begun) {
 		if e.What == history.Begun {
 			began[e.ID] = append(began[e.ID], e)
 			continue
 		}
 		c := copied{e.ID, e.N}
-		first, twice := seen[c]
+		first := last[c]
 		again := func(b history.Event) bool { return b.Seq < first.Seq && first.At < b.At }
-		if twice && !slices.ContainsFunc(began[e.ID], again) {
+		if copies[c] >= max(1, copies[copied{e.ID, e.N - 1}]) && !slices.ContainsFunc(began[e.ID], again) {
 			text := fmt.Sprintf("redrive %d of %s is stored twice", e.N, e.ID)
 			problems = append(problems, Problem{At: e.At, ID: e.ID, Text: text})
 		}
-		seen[c] = e
+		last[c] = e
+		copies[c]++
 	}
 	return problems
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/natty-go/natty/chaos/history"
 	"github.com/natty-go/natty/chaos/work"
@@ -28,7 +29,7 @@ func Requests(h *History) (problems []Problem) {
 		before, is := last[l]
 		if is && e.Out > before.Out {
 			sent, allowed := int64(e.Out-before.Out), sentEachSecond*((e.At-before.At)/second+1)+sentEachEvent*events[l]
-			if roleOf(e.Who) == "writer" {
+			if strings.HasPrefix(roleOf(e.Who), "writer") {
 				allowed += sentByWindow
 			}
 			if sent > allowed {

@@ -21,6 +21,8 @@ type Nemesis struct {
 	Admin  *natty.Client // on the servers' own addresses
 	Log    *history.Log
 	Stream string // that the durables belong to
+	// Streams are those that are filled.
+	Streams []string
 	// Durables are those whose leaders step down.
 	Durables []string
 	// Bucket is deleted and made again.
@@ -72,6 +74,10 @@ func (n *Nemesis) make(ctx context.Context, f Fault) {
 			n.toServer(ctx, f, s)
 			return
 		}
+	}
+	if f.Kind == Fill {
+		n.note(f, func() { n.fill(ctx, f) })
+		return
 	}
 	n.note(f, func() { n.ofData(ctx, f) })
 }
@@ -205,7 +211,7 @@ func (n *Nemesis) ofCluster(ctx context.Context, f Fault, s *procs.Server) {
 	case Rotate:
 		n.rotate(ctx, f)
 	case StepDown:
-		for _, stream := range []string{n.Stream, "KV_linear", "KV_elections", "KV_locks"} {
+		for _, stream := range append([]string{n.Stream, "KV_linear", "KV_elections", "KV_locks"}, n.Streams...) {
 			n.ask(ctx, "STREAM.LEADER.STEPDOWN."+stream)
 		}
 	case StepAside:
@@ -240,6 +246,37 @@ func (n *Nemesis) ofData(ctx context.Context, f Fault) {
 		_ = n.Admin.DeleteBucket(ctx, n.Bucket.Bucket)
 		wait(ctx, f.For)
 		_, _ = n.Admin.EnsureBucket(ctx, n.Bucket)
+	}
+}
+
+// room is for how many messages more a stream has room that is filled.
+const room = 5
+
+// fill leaves a stream room for a few messages, which publishers soon use up. In the end
+// it has room for any number. That is written whatever the server says of the first
+// change: without an answer it may be made later.
+func (n *Nemesis) fill(ctx context.Context, f Fault) {
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stream, err := n.Admin.JetStream().Stream(asking, f.Target)
+	if err != nil { // a fault of the servers is in the way
+		return
+	}
+	cfg := stream.CachedInfo().Config
+	cfg.MaxMsgs = int64(stream.CachedInfo().State.Msgs) + room
+	_, _ = n.Admin.JetStream().UpdateStream(asking, cfg)
+	wait(ctx, f.For)
+	cfg.MaxMsgs = -1
+	emptying, cancel := context.WithTimeout(context.WithoutCancel(ctx), 40*time.Second)
+	defer cancel()
+	for {
+		brief, cancel := context.WithTimeout(emptying, 2*time.Second)
+		_, err = n.Admin.JetStream().UpdateStream(brief, cfg)
+		cancel()
+		if err == nil || !wait(emptying, time.Second/5) {
+			n.check(err)
+			return
+		}
 	}
 }
 

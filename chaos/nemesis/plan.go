@@ -47,6 +47,7 @@ const (
 	DeleteDurable Kind = "delete-durable"
 	ResetDurable  Kind = "reset-durable"
 	RemakeBucket  Kind = "remake-bucket"
+	Fill          Kind = "fill" // a stream refuses messages
 )
 
 // Fault is one thing that goes wrong.
@@ -66,6 +67,8 @@ func (f Fault) String() string {
 // Cast names what faults can happen to.
 type Cast struct {
 	Servers, Workers, Durables []string
+	// Streams are those that refuse messages while they are full.
+	Streams []string
 	// Old says that there is an older program.
 	Old bool
 }
@@ -116,6 +119,7 @@ var (
 		{ResetDurable, 2, span{second / 10, second / 5}},
 		{RemakeBucket, 2, span{second / 5, 2 * second}},
 	}
+	ofStreams = []choice{{Fill, 1, span{3 * second, 9 * second}}}
 )
 
 // pick chooses by weight.
@@ -168,7 +172,8 @@ func track(r *rand.Rand, until time.Duration, gap span, choices []choice, target
 // New plans the faults of a run. The same seed, duration and cast give the same plan.
 // With kinds it is of these alone.
 func New(seed uint64, duration time.Duration, cast Cast, kinds ...string) []Fault {
-	ofServers, ofWorkers, ofData := some(ofServers, kinds), some(ofWorkers, kinds), some(ofData, kinds)
+	ofServers, ofWorkers := some(ofServers, kinds), some(ofWorkers, kinds)
+	ofData, ofStreams := some(ofData, kinds), some(ofStreams, kinds)
 	if cast.Old {
 		ofWorkers = append(ofWorkers, some(ofVersions, kinds)...)
 	}
@@ -178,6 +183,10 @@ func New(seed uint64, duration time.Duration, cast Cast, kinds ...string) []Faul
 		faults = append(faults, track(r(2+i), duration, span{second / 2, 4 * second}, ofWorkers, cast.Workers)...)
 	}
 	faults = append(faults, track(r(4), duration, span{5 * second, 15 * second}, ofData, cast.Durables)...)
+	for i := range cast.Streams { // also both at once
+		gap := span{10 * second, 20 * second}
+		faults = append(faults, track(r(uint64(5+i)), duration, gap, ofStreams, cast.Streams[i:i+1])...)
+	}
 	for i := range faults {
 		faults[i].N = i + 1
 	}

@@ -10,6 +10,7 @@ import (
 
 var cast = Cast{
 	Servers: []string{"server-1", "server-2", "server-3"}, Workers: []string{"pub-1", "plain-1"}, Durables: []string{"plain"},
+	Streams: []string{"FULL"},
 }
 
 func TestSameSeedGivesTheSamePlan(t *testing.T) {
@@ -41,7 +42,7 @@ func TestLongPlanHasFaultsOfAllKinds(t *testing.T) {
 		}
 		assert.Equal(t, old, found[Downgrade], "there is an older program")
 		delete(found, Downgrade)
-		assert.Len(t, found, len(ofServers)+len(ofWorkers)+len(ofData))
+		assert.Len(t, found, len(ofServers)+len(ofWorkers)+len(ofData)+len(ofStreams))
 	}
 }
 

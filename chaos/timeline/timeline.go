@@ -213,7 +213,7 @@ func (d *drawing) addFaults(events []history.Event) {
 			targets = []string{"server-1", "server-2", "server-3"}
 		case "pause-two":
 			targets = []string{"server-1", "server-2"}
-		case "delete-durable", "reset-durable", "remake-bucket":
+		case "delete-durable", "reset-durable", "remake-bucket", "fill":
 			targets = []string{"stored"}
 		}
 		for _, target := range targets {

@@ -16,7 +16,10 @@ import (
 )
 
 // Durables are the groups of workers that handle messages together.
-var Durables = map[string]string{"plain": Work, "order": Work, "excl": Work, "dead": Work, "small": Small}
+var Durables = map[string]string{"plain": Work, "order": Work, "excl": Work, "dead": Work, "small": Small, "full": Full}
+
+// Buries reports whether a durable dead-letters what fails for good.
+func Buries(durable string) bool { return durable == "dead" || durable == "full" }
 
 // PlainFilters is how many filters both versions of the plain consumer ask for together.
 const PlainFilters = 3
@@ -135,8 +138,12 @@ const DeadLetters = "dead.work"
 var errDeadly = errors.New("deadly")
 
 func consumeDeadly(ctx context.Context, w *worker) error {
+	stream, subject := Work, "w.dead.>"
+	if w.Role == "full" {
+		stream, subject = Full, "full.>"
+	}
 	return w.consume(ctx, natty.ConsumerConfig{
-		Stream: Work, Subjects: []string{"w.dead.>"}, Concurrency: 2, AckWait: 5 * time.Second,
+		Stream: stream, Subjects: []string{subject}, Concurrency: 2, AckWait: 5 * time.Second,
 		MaxDeliver: 3, DeadLetter: DeadLetters, Backoff: natty.Backoff{Min: 20 * time.Millisecond, Max: 200 * time.Millisecond},
 	}, func(ctx context.Context, m *nats.Msg) error {
 		pause(ctx, 20*time.Millisecond)

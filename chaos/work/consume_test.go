@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/chaos/procs"
 )
 
 func TestGroupAndKeyOfASubject(t *testing.T) {
@@ -21,8 +22,12 @@ func TestGroupAndKeyOfASubject(t *testing.T) {
 func TestEachSubjectThatIsPublishedHasADurable(t *testing.T) {
 	t.Parallel()
 	for range 200 {
-		s := subject()
+		s := (&worker{}).subject()
 		assert.Equal(t, Work, Durables[GroupOf(s)], s)
+	}
+	for _, role := range []string{"pubfull", "writerfull", "batchfull"} {
+		w := &worker{WorkerConfig: procs.WorkerConfig{Role: role}}
+		assert.Equal(t, Full, Durables[GroupOf(w.subject())], role)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,10 +23,18 @@ const (
 	Small = "SMALL" // small.>; it keeps few messages
 	// SmallMax is how many.
 	SmallMax = 20
+	// Full holds full.>; like Dead it refuses messages while it is full.
+	Full = "FULL"
 )
 
+// fills reports whether the worker publishes into the stream that is full now and then.
+func (w *worker) fills() bool { return Durables[w.Role] == "" && strings.HasSuffix(w.Role, "full") }
+
 // subject returns a random one.
-func subject() string {
+func (w *worker) subject() string {
+	if w.fills() {
+		return fmt.Sprintf("full.full.a.k%d", rand.IntN(5))
+	}
 	part := "a"
 	if rand.IntN(3) == 0 {
 		part = "b"
@@ -32,6 +42,9 @@ func subject() string {
 	group := []string{"plain", "plain", "order", "order", "excl", "dead"}[rand.IntN(6)]
 	return fmt.Sprintf("w.%s.%s.k%d", group, part, rand.IntN(5))
 }
+
+// NoRoom is the Op of a message that was refused because its stream is full.
+const NoRoom = "no-room"
 
 // attempt bounds one call that stores something.
 const attempt = 10 * time.Second
@@ -44,6 +57,9 @@ func (w *worker) outcome(id, subject string, from int64, err error) {
 		e.What, e.Text = history.Unknown, err.Error()
 	case err != nil:
 		e.What, e.Text = history.Refused, err.Error()
+		if errors.Is(err, natty.ErrStreamFull) {
+			e.Op = NoRoom
+		}
 	}
 	w.log.Add(e)
 }
@@ -57,7 +73,7 @@ func (w *worker) sending(id, subject string) int64 {
 
 func publishSingly(ctx context.Context, w *worker) error {
 	w.each(ctx, 40*time.Millisecond, func(n int) {
-		w.publish(ctx, w.id(n), subject())
+		w.publish(ctx, w.id(n), w.subject())
 	})
 	w.drained(ctx)
 	return nil
@@ -73,38 +89,61 @@ func (w *worker) publish(ctx context.Context, id, subject string) {
 // WriterWindow is how many messages the Writer may send before the first is acknowledged.
 const WriterWindow = 200
 
+// fullTimeout is how long the Writer for the full stream waits for room: longer than the
+// stream is full at times, and shorter at others.
+const fullTimeout = 6 * time.Second
+
 func write(ctx context.Context, w *worker) error {
-	writer, err := w.c.NewWriter(natty.WriterConfig{MaxPending: WriterWindow, OnError: func(m *nats.Msg, err error) {
-		w.outcome(string(m.Data), m.Subject, 0, err)
-	}})
+	// What has got out of the window, and OnError was not called for, is stored.
+	type sent struct {
+		subject string
+		from    int64
+	}
+	var mu sync.Mutex // guards written
+	written := map[string]sent{}
+	take := func(id string) sent {
+		mu.Lock()
+		defer mu.Unlock()
+		defer delete(written, id)
+		return written[id]
+	}
+	cfg := natty.WriterConfig{MaxPending: WriterWindow, OnError: func(m *nats.Msg, err error) {
+		id := string(m.Data)
+		w.outcome(id, m.Subject, take(id).from, err)
+	}}
+	if w.fills() {
+		cfg.Timeout = fullTimeout
+	}
+	writer, err := w.c.NewWriter(cfg)
 	if err != nil {
 		return err
 	}
-	// What a Flush has got through, and OnError was not called for, is stored.
-	written, failed := map[string]string{}, false
 	flush := func() {
-		if len(written) == 0 {
-			return
-		}
 		brief, cancel := context.WithTimeout(ctx, 90*time.Second)
 		defer cancel()
-		err := writer.Flush(brief)
-		if failed = err != nil; !failed {
-			for id, subject := range written {
-				w.outcome(id, subject, 0, nil)
+		_ = writer.Flush(brief) // OnError has what failed, a little later
+		for w.c.Health().Writers[0].Pending > 0 && brief.Err() == nil {
+			pause(brief, 10*time.Millisecond)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for id, m := range written {
+			if brief.Err() == nil {
+				w.outcome(id, m.subject, m.from, nil)
 			}
 		}
 		clear(written)
 	}
 	w.each(ctx, 40*time.Millisecond, func(n int) {
-		id, subject := w.id(n), subject()
-		w.sending(id, subject)
+		id, subject := w.id(n), w.subject()
+		from := w.sending(id, subject)
+		mu.Lock()
+		written[id] = sent{subject, from}
+		mu.Unlock()
 		brief, cancel := context.WithTimeout(ctx, attempt)
 		defer cancel()
 		if err := writer.Write(brief, &nats.Msg{Subject: subject, Data: []byte(id)}); err != nil {
-			w.outcome(id, subject, 0, err)
-		} else {
-			written[id] = subject
+			w.outcome(id, subject, take(id).from, err)
 		}
 		if n%25 == 0 {
 			flush()
@@ -123,7 +162,7 @@ func publishBatches(ctx context.Context, w *worker) error {
 		var msgs []*nats.Msg
 		var froms []int64
 		for i := range batchSize {
-			m := &nats.Msg{Subject: subject(), Data: fmt.Append(nil, w.id(n), "/", i)}
+			m := &nats.Msg{Subject: w.subject(), Data: fmt.Append(nil, w.id(n), "/", i)}
 			msgs = append(msgs, m)
 			froms = append(froms, w.sending(string(m.Data), m.Subject))
 		}

@@ -60,10 +60,15 @@ var roles = map[string]func(ctx context.Context, w *worker) error{
 	"lead":    lead,
 	"lock":    lock,
 	"filling": fill,
+	// The stream that is full now and then.
+	"pubfull":    publishSingly,
+	"writerfull": write,
+	"batchfull":  publishBatches,
+	"full":       consumeDeadly,
 }
 
 // drainers are the roles that publish, and say when they have stopped.
-var drainers = []string{"pub", "writer", "batch", "sched", "kv", "cache", "filling", "redrive"}
+var drainers = []string{"pub", "writer", "batch", "sched", "kv", "cache", "filling", "redrive", "pubfull", "writerfull", "batchfull"}
 
 // Drains reports whether a role publishes, and says when it has stopped.
 func Drains(role string) bool { return slices.Contains(drainers, role) }
@@ -202,8 +207,12 @@ func (w *worker) summary(h natty.Health) string {
 }
 
 // each calls f again and again, with pauses of about a duration, until the worker is to
-// drain or to end.
+// drain or to end. For the full stream the pauses are longer: most of it is dead-lettered,
+// and redrive walks through all letters.
 func (w *worker) each(ctx context.Context, pause time.Duration, f func(n int)) {
+	if w.fills() {
+		pause *= 8
+	}
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
