@@ -42,10 +42,10 @@ type bar struct {
 	Low, Width, At float64
 }
 
-// drawChart writes the rows as a picture. Rows that do not fit on the axis are left out:
-// they compare 64 handlers with one.
+// drawChart writes the rows as a picture. A row whose target does not fit on the axis is
+// left out: it compares 64 handlers with one.
 func drawChart(out io.Writer, results []*result, rounds int) error {
-	results = slices.DeleteFunc(slices.Clone(results), func(r *result) bool { return r.high > axisEnd })
+	results = slices.DeleteFunc(slices.Clone(results), func(r *result) bool { return r.row.target > axisEnd })
 	c := chart{
 		Title: fmt.Sprintf("natty's throughput divided by nats.go's: median and middle half of %d rounds, %d CPUs",
 			rounds, runtime.GOMAXPROCS(0)),
