@@ -27,10 +27,16 @@ var retryCount = backoff.Exp{Min: 25 * time.Millisecond, Max: 5 * time.Second}
 // lostMargin is how much later than AckWait the server may find that it is over.
 const lostMargin = 200 * time.Millisecond
 
-// suspect suspects that messages are lost on their way.
+// lose notes that messages may be lost on their way. What was known of others is the
+// past: these come later.
+func (s *supervision) lose() { s.lost = loss{suspected: true, served: s.c.puller.Until()} }
+
+// suspect suspects that messages are lost on their way, if the order of keys matters.
 func (s *supervision) suspect(ctx context.Context) {
-	s.lost.suspected, s.lost.served, s.lost.until, s.lost.counts = true, s.c.puller.Until(), time.Time{}, 0
-	s.recount(ctx)
+	if s.c.cfg.OrderBy != nil {
+		s.lose()
+		s.recount(ctx)
+	}
 }
 
 // expectLost waits for what was lost on its way to an instance that has stopped.
@@ -49,9 +55,11 @@ func (m *shared) passOn(returned int) {
 	c, l := m.c, &m.lost
 	select {
 	case <-m.changed: // the supervision has not seen it any more
-		*l = loss{suspected: true, served: c.puller.Until()}
+		m.lose()
 	default:
-		l.suspected = l.suspected || c.puller.TakeEnd().Away()
+		if c.puller.TakeEnd().Away() {
+			m.lose()
+		}
 	}
 	if !l.suspected || !c.api.Link.Up() {
 		return

@@ -137,9 +137,7 @@ func (m *shared) onConnection(ctx context.Context, up bool) error {
 	m.c.reportProgress()
 	m.c.sendUnsent()
 	m.askAnew()
-	if m.c.cfg.OrderBy != nil {
-		m.suspect(ctx)
-	}
+	m.suspect(ctx)
 	return nil
 }
 
@@ -168,9 +166,7 @@ func (m *shared) onTick(ctx context.Context) error {
 	case why != nil:
 		m.askAnew()
 		m.investigate(ctx, troubleAway, why)
-		if m.c.cfg.OrderBy != nil {
-			m.suspect(ctx)
-		}
+		m.suspect(ctx)
 	case now, m.hoards():
 		m.look(ctx, nil)
 	}

@@ -22,7 +22,7 @@ func (m *shared) stop() error {
 		c.sendUnsent()
 	})
 	if ordered && c.puller.Brief() && !c.awaitPullEnd() {
-		m.lost.suspected, m.lost.served = true, c.puller.Until()
+		m.lose()
 	}
 	drained := c.puller.Stop(c.api.Link.Up())
 	if ordered {
