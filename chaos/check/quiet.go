@@ -3,6 +3,7 @@ package check
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/natty-go/natty/chaos/history"
 	"github.com/natty-go/natty/chaos/work"
@@ -56,6 +57,9 @@ var told = []struct {
 	most   int
 }{{10 * second, 2}, {60 * second, 4}}
 
+// toldInPeace is how often one kind of trouble is told while no fault is the reason.
+const toldInPeace = 2
+
 var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-zA-Z.µ]*`)
 
 // ToldOnce finds kinds of trouble that were told again and again. Each connection that
@@ -75,16 +79,42 @@ func ToldOnce(h *History) (problems []Problem) {
 		}
 		k := kind{lifeOf(e), numbers.ReplaceAllString(e.Text, "#")}
 		times[k] = append(times[k], e.At)
+		again := ""
 		for _, bound := range told {
 			from := e.At - bound.within
 			if n := within(times[k], from); n > bound.most+within(lost[k.life], from) {
-				text := fmt.Sprintf("%s told %d times within %d s: %s", k.life, n, bound.within/second, e.Text)
-				problems = append(problems, Problem{At: e.At, Text: text})
-				times[k] = nil
+				again = fmt.Sprintf("%d times within %d s", n, bound.within/second)
 			}
+		}
+		peace := max(h.disturbed(e), slices.Max(append(lost[k.life], 0)))
+		if n := within(times[k], peace); again == "" && n > toldInPeace {
+			again = fmt.Sprintf("%d times with no fault meanwhile", n)
+		}
+		if again != "" {
+			text := fmt.Sprintf("%s told %s: %s", k.life, again, e.Text)
+			problems = append(problems, Problem{At: e.At, Text: text})
+			times[k] = nil
 		}
 	}
 	return problems
+}
+
+// disturbed returns when the last fault before a report began or ended that can be the
+// reason of trouble: of a server, a stream, a worker of the same role, or its durable.
+func (h *History) disturbed(report history.Event) (at int64) {
+	role := roleOf(report.Who)
+	for _, f := range h.faults {
+		// What a fault is about may be a worker, or a durable, which has the name of its role.
+		if about := roleOf(f.Key); f.Op == "remake-bucket" || h.roles[about] && about != role {
+			continue
+		}
+		for _, edge := range []int64{f.From, f.At} {
+			if edge <= report.At {
+				at = max(at, edge)
+			}
+		}
+	}
+	return at
 }
 
 // within counts the times since from.

@@ -50,6 +50,7 @@ func TestSilence(t *testing.T) {
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	line := "1 plain-1#1 report op=consumer text=away-after-3s\n"
+	inPeace := line + strings.Replace(line, "1 ", "40 ", 1) + strings.Replace(line, "1 ", "80 ", 1)
 	tell(t, ToldOnce,
 		tale{"once", line, 0},
 		tale{"again and again", strings.Repeat(line, 3), 1},
@@ -58,6 +59,11 @@ func TestToldOnce(t *testing.T) {
 			"now and then", line + strings.Replace(line, "1 ", "12 ", 1) + strings.Replace(line, "1 ", "23 ", 1) +
 				strings.Replace(line, "1 ", "34 ", 1) + strings.Replace(line, "1 ", "45 ", 1), 1,
 		},
+		tale{"in peace", "0 plain-1#1 started\n0 excl-1#1 started\n" + inPeace, 1},
+		tale{"each time after a fault", "0 plain-1#1 started\n" + inPeace + "99 nemesis fault from=30 op=kill-server key=server-1\n" +
+			"150 nemesis fault from=60 op=kill key=plain-2\n", 0},
+		tale{"after faults of others", "0 plain-1#1 started\n0 excl-1#1 started\n" + inPeace +
+			"50 nemesis fault from=30 op=kill key=excl-1\n50 nemesis fault from=30 op=remake-bucket key=plain\n", 1},
 		tale{"after each connection", strings.Repeat(line+"1 plain-1#1 report op=connection text=EOF\n", 5), 0},
 		tale{"errors of handlers", strings.Repeat("1 plain-1#1 report op=handler text=unlucky\n", 20), 0},
 	)
