@@ -3,7 +3,6 @@ package check
 import (
 	"fmt"
 	"regexp"
-	"slices"
 
 	"github.com/natty-go/natty/chaos/history"
 	"github.com/natty-go/natty/chaos/work"
@@ -51,19 +50,9 @@ func Copies(h *History) (problems []Problem) {
 	return problems
 }
 
-// told bounds how often one kind of trouble is told within a time.
-var told = []struct {
-	within int64
-	most   int
-}{{10 * second, 2}, {60 * second, 4}}
-
-// toldInPeace is how often one kind of trouble is told while no fault is the reason.
-const toldInPeace = 2
-
 var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-zA-Z.µ]*`)
 
-// ToldOnce finds kinds of trouble that were told again and again. Each connection that
-// was lost meanwhile may be the reason of one more.
+// ToldOnce finds kinds of trouble that were told again and again.
 func ToldOnce(h *History) (problems []Problem) {
 	type kind struct {
 		life life
@@ -79,24 +68,37 @@ func ToldOnce(h *History) (problems []Problem) {
 		}
 		k := kind{lifeOf(e), numbers.ReplaceAllString(e.Text, "#")}
 		times[k] = append(times[k], e.At)
-		again := ""
-		for _, bound := range told {
-			from := e.At - bound.within
-			if n := within(times[k], from); n > bound.most+within(lost[k.life], from) {
-				again = fmt.Sprintf("%d times within %d s", n, bound.within/second)
-			}
-		}
-		peace := max(h.disturbed(e), slices.Max(append(lost[k.life], 0)))
-		if n := within(times[k], peace); again == "" && n > toldInPeace {
-			again = fmt.Sprintf("%d times with no fault meanwhile", n)
-		}
-		if again != "" {
-			text := fmt.Sprintf("%s told %s: %s", k.life, again, e.Text)
+		if how := tooOften(times[k], lost[k.life], h.disturbed(e)); how != "" {
+			text := fmt.Sprintf("%s told %s: %s", k.life, how, e.Text)
 			problems = append(problems, Problem{At: e.At, Text: text})
 			times[k] = nil
 		}
 	}
 	return problems
+}
+
+// toldWithin bounds how often one kind of trouble is told within a time, and toldInPeace
+// how often while no fault is the reason.
+var toldWithin = []struct {
+	time int64
+	most int
+}{{10 * second, 2}, {60 * second, 4}}
+
+const toldInPeace = 2
+
+// tooOften says how a kind of trouble was told too often when it was told last, or "". The
+// last fault was at disturbed. Each connection that was lost may be the reason of one more.
+func tooOften(times, lost []int64, disturbed int64) string {
+	for _, bound := range toldWithin {
+		from := times[len(times)-1] - bound.time
+		if n := within(times, from); n > bound.most+within(lost, from) {
+			return fmt.Sprintf("%d times within %d s", n, bound.time/second)
+		}
+	}
+	if n := within(times, disturbed); n > toldInPeace+within(lost, disturbed) {
+		return fmt.Sprintf("%d times with no fault meanwhile", n)
+	}
+	return ""
 }
 
 // disturbed returns when the last fault before a report began or ended that can be the
