@@ -50,8 +50,19 @@ func (sc Screen) Lines(s *account.Snapshot, trouble error) []string {
 	for _, d := range s.Dead {
 		dead += d.Count
 	}
-	add("", "streams %d, consumers %d, lag %s, leaders and locks %d, dead letters %s",
-		len(s.Streams), len(s.Consumers), Count(lag), len(s.Leases), Count(dead))
+	known := func(n uint64, kind account.Unread) string {
+		switch {
+		case !s.Lacks(kind):
+			return Count(n)
+		case n == 0:
+			return "?"
+		}
+		return "≥ " + Count(n) // what could not be read may hold more
+	}
+	add("", "streams %s, consumers %s, lag %s, leaders and locks %s, dead letters %s",
+		known(uint64(len(s.Streams)), account.UnreadStreams),
+		known(uint64(len(s.Consumers)), account.UnreadConsumers), known(lag, account.UnreadConsumers),
+		known(uint64(len(s.Leases)), account.UnreadContent), known(dead, account.UnreadContent))
 	all = append(all, line{})
 	all = append(all, sc.consumers(s)...)
 	if len(s.Leases) > 0 {

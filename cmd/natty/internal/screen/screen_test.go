@@ -68,7 +68,13 @@ func TestConsumersThatCouldNotBeReadAreNotSaidToBeMissing(t *testing.T) {
 	s.Problems = []account.Problem{{Kind: account.UnreadStreams, Text: "the streams cannot be read"}}
 	text := strings.Join(Screen{}.Lines(s, nil), "\n")
 	assert.NotContains(t, text, "There are no consumers.")
+	assert.Contains(t, text, "streams ?, consumers ?, lag ?, leaders and locks ?, dead letters ?\n")
 	assert.Contains(t, text, "\n! the streams cannot be read")
+
+	s = snapshot()
+	s.Problems = []account.Problem{{Kind: account.UnreadContent, Text: "the leases cannot be read"}}
+	text = strings.Join(Screen{}.Lines(s, nil), "\n")
+	assert.Regexp(t, `streams \d+, consumers 2, lag 12.3k, leaders and locks ≥ 1, dead letters ≥ 3\n`, text)
 }
 
 func TestALowScreenSaysWhatIsHidden(t *testing.T) {
