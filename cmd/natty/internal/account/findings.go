@@ -135,7 +135,7 @@ func (f *findings) limits(c *Consumer, service bool) {
 	about := nameOf(c.Stream, c.Name)
 	if cfg.MaxDeliver > 0 && !service {
 		f.add(levelWarning, about,
-			fmt.Sprintf("max_deliver is %d: after that many deliveries the server drops a message without a word", cfg.MaxDeliver),
+			fmt.Sprintf("max_deliver is %d: after that many deliveries the server drops a message silently", cfg.MaxDeliver),
 			"let the service decide: set MaxDeliver and DeadLetter in natty, which takes the server's limit off; or: nats consumer edit %s %s --max-deliver=-1",
 			c.Stream, c.Name)
 	}
