@@ -364,7 +364,7 @@ func (cfg ConsumerConfig) validateDeadLetter() error {
 	if cfg.DeadLetter == "" {
 		if cfg.MaxDeliver > 0 {
 			return invalid("max_deliver", strconv.Itoa(cfg.MaxDeliver),
-				"set without dead_letter: what is given up would be lost; set both", nil)
+				"set without dead_letter: a message that fails that often would be lost; set both", nil)
 		}
 		return nil
 	}

@@ -534,7 +534,7 @@ func TestDurableThatCannotBeTakenOverIsADriftError(t *testing.T) {
 	}
 }
 
-// The advice of a DriftError is to delete the durable, or to ask for what is there.
+// The advice of a DriftError is to take another name, or to ask for what is there.
 func TestDurableThatTheServerCannotWriteIsNoDriftError(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)

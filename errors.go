@@ -100,6 +100,14 @@ type DriftError struct {
 	Err error
 }
 
+// elsewhere is what to do about a setting that must change, for each Kind. It does not
+// advise to delete what is there, and says what that would cost.
+var elsewhere = map[string]string{
+	"stream":   "move the messages to another stream: deleting this one deletes them",
+	"bucket":   "move the keys to another bucket: deleting this one deletes them",
+	"consumer": "take another name: deleting the consumer deletes its position",
+}
+
 func (e *DriftError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "natty: %s %q exists with settings that cannot be changed", e.Kind, e.Name)
@@ -110,7 +118,7 @@ func (e *DriftError) Error() string {
 		}
 		fmt.Fprintf(&b, "%s%s is %s, wanted %s", sep, d.Field, d.Have, d.Want)
 	}
-	fmt.Fprintf(&b, "; ask for what is there, or delete the %s and let it be made again", e.Kind)
+	fmt.Fprintf(&b, "; ask for what is there, or %s", elsewhere[e.Kind])
 	if e.Err != nil {
 		fmt.Fprintf(&b, " (server: %v)", e.Err)
 	}

@@ -28,6 +28,19 @@ func TestPublishErrorPrintsItsCauseOnce(t *testing.T) {
 	assert.Equal(t, `natty: publish to "s": f: r`, err.Error())
 }
 
+func TestDriftErrorSaysWhatItWouldCostToDeleteWhatIsThere(t *testing.T) {
+	t.Parallel()
+	for kind, cost := range map[string]string{
+		"stream":   "deleting this one deletes them",
+		"bucket":   "deleting this one deletes them",
+		"consumer": "deleting the consumer deletes its position",
+	} {
+		err := &natty.DriftError{Kind: kind, Name: "x", Differences: []natty.Difference{{Field: "f", Have: "1", Want: "2"}}}
+		assert.Contains(t, err.Error(), "cannot be changed: f is 1, wanted 2; ask for what is there, or ")
+		assert.Contains(t, err.Error(), cost)
+	}
+}
+
 // removed waits for the report of a removal.
 func removed(t *testing.T, errs <-chan error) *natty.RemovedError {
 	t.Helper()

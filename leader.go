@@ -292,11 +292,11 @@ func (e *election) logOver(token uint64, why error) {
 	log := e.c.log.With("bucket", e.cfg.Bucket, "key", e.cfg.Key, "node", e.cfg.NodeName, "token", token)
 	switch {
 	case why == nil:
-		log.Info("natty: leadership given back")
+		log.Info("natty: leadership released")
 	case errors.Is(why, ErrDeposed):
 		log.Warn("natty: leadership lost", "error", why)
 	default:
-		log.Warn("natty: leadership could not be given back, and expires by itself", "error", why)
+		log.Warn("natty: leadership could not be released, and expires by itself", "error", why)
 	}
 }
 

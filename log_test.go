@@ -42,7 +42,7 @@ func keysOf(e testkit.Entry, keys ...string) map[string]string {
 
 func TestFailedMessagesAreLoggedWithStableKeys(t *testing.T) {
 	t.Parallel()
-	const retried, given, kept = "natty: a handler failed, its message runs again", "natty: a message is given up",
+	const retried, given, kept = "natty: a handler failed, its message runs again", "natty: a message failed for good",
 		"natty: a message cannot be dead-lettered yet"
 	for name, exclusive := range map[string]bool{"shared": false, "exclusive": true} {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestTheLogSaysThatAMessageHasNoDeadLetter(t *testing.T) {
 			testkit.Fill(t, c, "s", 1)
 			test.cfg.Subjects = []string{"s"}
 			testkit.Process(t, c, test.cfg, test.handler)
-			assert.Equal(t, "none", entries(t, log, 1, "natty: a message is given up")[0]["dead_letter"])
+			assert.Equal(t, "none", entries(t, log, 1, "natty: a message failed for good")[0]["dead_letter"])
 		})
 	}
 }
@@ -221,7 +221,7 @@ func TestConsumersThatStartDrainAndStopAreLogged(t *testing.T) {
 	go func() { stopped <- stop() }()
 	e := entries(t, log, 1, "natty: consumer drains")
 	assert.Equal(t, testkit.Entry{
-		"level": "INFO", "msg": "natty: consumer drains", "stream": "S", "durable": "d", "running": "1", "handed_back": "1",
+		"level": "INFO", "msg": "natty: consumer drains", "stream": "S", "durable": "d", "running": "1", "returned": "1",
 	}, e[0])
 	close(release)
 	require.NoError(t, testkit.Receive(t, stopped))
@@ -242,7 +242,7 @@ func TestLeadershipGainedLostAndGivenBackIsLogged(t *testing.T) {
 	cfg := natty.AsLeaderConfig{Bucket: "b", Key: "k", NodeName: "n", BucketTTL: time.Second}
 	who := map[string]string{"bucket": "b", "key": "k", "node": "n", "level": "INFO"}
 	require.NoError(t, c.Lead(testkit.Ctx(t), cfg, func(context.Context, *natty.Term) error { return nil }))
-	gained, back := log.Of("natty: leadership gained"), log.Of("natty: leadership given back")
+	gained, back := log.Of("natty: leadership gained"), log.Of("natty: leadership released")
 	require.Len(t, gained, 1)
 	require.Len(t, back, 1)
 	assert.Equal(t, who, keysOf(gained[0], "bucket", "key", "node", "level"))

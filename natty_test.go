@@ -237,6 +237,32 @@ func TestJetStreamIsFoundInADomainAndUnderAPrefix(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestCallsThatEndWithoutAConnectionSayWhyThereIsNone(t *testing.T) {
+	t.Parallel()
+	c := testkit.Connect(t, natty.Config{Servers: []string{"nats://127.0.0.1:1"}, LazyConnect: true})
+	bucket, err := natty.NewBucket[int](c, natty.BucketConfig{Bucket: "b"})
+	require.NoError(t, err)
+	for name, call := range map[string]func(context.Context) error{
+		"Cached":     func(ctx context.Context) error { _, err := bucket.Cached(ctx); return err },
+		"Keys":       func(ctx context.Context) error { _, err := bucket.Keys(ctx); return err },
+		"Get":        func(ctx context.Context) error { _, err := bucket.Get(ctx, "k"); return err },
+		"Delete":     func(ctx context.Context) error { return bucket.Delete(ctx, "k") },
+		"Put":        func(ctx context.Context) error { return bucket.Put(ctx, "k", 1) },
+		"Unschedule": func(ctx context.Context) error { return c.Unschedule(ctx, "S", "id") },
+		"Redrive":    func(ctx context.Context) error { _, err := c.Redrive(ctx, "dead", nil); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), testkit.AtOnce)
+			defer cancel()
+			err := call(ctx)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorContains(t, err, "not connected: ")
+			assert.Contains(t, err.Error(), "127.0.0.1:1")
+		})
+	}
+}
+
 func TestLazyConnectReturnsAtOnce(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.User("ann", "a"))

@@ -68,7 +68,7 @@ type Config struct {
 	// return ErrClosed.
 	DisableReconnect bool `json:"disable_reconnect,omitempty"`
 	// LazyConnect makes Connect return at once and connect in the background. Calls
-	// wait for the first connection within their ctx.
+	// wait for the first connection within their ctx; most wait 5s if it has no deadline.
 	LazyConnect bool `json:"lazy_connect,omitempty"`
 }
 

@@ -101,7 +101,7 @@ func newStateMetrics(m metric.Meter) (s stateMetrics, err error) {
 		}
 	}
 	s.reconnects, err = m.Int64ObservableCounter("natty.connection.reconnects", metric.WithUnit("{reconnect}"),
-		metric.WithDescription("How often the connection was made again."))
+		metric.WithDescription("How often the connection was restored."))
 	if err != nil {
 		return s, err
 	}

@@ -36,7 +36,7 @@ var (
 	up    = describe("natty_connection_up", "1 if there is a connection to a server."+instance, ofClient)
 
 	reconnects = describe("natty_connection_reconnects_total",
-		"How often the connection was made again."+instance, ofClient)
+		"How often the connection was restored."+instance, ofClient)
 	dropped = describe("natty_observer_dropped_events_total",
 		"Events that were lost because the Observer was too slow."+instance, ofClient)
 

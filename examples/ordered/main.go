@@ -112,7 +112,7 @@ func process(ctx context.Context, c natty.Consumer, stream jetstream.Stream, nam
 		OnError: func(err error) { printTrouble(out, err) },
 	}
 
-	// First half. What no worker has begun is handed back to the server, in order.
+	// First half. What no worker has begun is returned to the server, in order.
 	half, restart := context.WithCancel(ctx)
 	defer restart()
 	b.whenHandled(len(b.events)/2, restart)

@@ -46,7 +46,7 @@ func (a *account) whenHandled(n int, f func()) {
 	a.half, a.halfDone = max(n, 1), f
 }
 
-// handle is the handler. Returning nil acknowledges the message. After an error the order comes again, unless the error is
+// handle is the handler. Returning nil acknowledges the message. After an error the order is handled again, unless the error is
 // Permanent.
 func (a *account) handle(ctx context.Context, msg *nats.Msg) error {
 	var o order
@@ -71,7 +71,7 @@ func (a *account) handle(ctx context.Context, msg *nats.Msg) error {
 }
 
 // mayFail fails once for each order that is meant to. Which those are is remembered here and not taken from
-// natty.DeliveryFrom(ctx).Attempt: an order that was handed back at the restart counts as delivered before, though it
+// natty.DeliveryFrom(ctx).Attempt: an order that was returned at the restart counts as delivered before, though it
 // never failed.
 func (a *account) mayFail(id string) error {
 	a.mu.Lock()

@@ -130,7 +130,7 @@ func (c *Consumer) cameAgain(d dispatch.Delivery) {
 	if !c.ackTrouble.redelivered(d.Sequence) {
 		return
 	}
-	err := c.errorf("acknowledgements have no effect: message %d was acked and came again %d times; "+
+	err := c.errorf("acknowledgements have no effect: message %d was acked and redelivered %d times; "+
 		"do you import JetStream from another account? Then export and import %q as a service too",
 		d.Sequence, uselessAcks, ackSubjects(d))
 	if c.ackTrouble.open(err.Error()) {
@@ -149,7 +149,7 @@ func (c *Consumer) watchRefusals() (stop func()) {
 		if !ok || r.Subscribe || d.Stream != stream || d.Durable != name {
 			return
 		}
-		err := c.errorf("the server refuses acknowledgements, so that messages come again; "+
+		err := c.errorf("the server refuses acknowledgements, so it redelivers messages; "+
 			"allow this user to publish to %q: %w", ackSubjects(d), r.Err)
 		if c.ackTrouble.open(err.Error()) {
 			c.report(err)

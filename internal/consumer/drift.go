@@ -53,8 +53,8 @@ func (c *Consumer) noticeChanges(f finding) error {
 		c.noticeRestart(last, now, anew)
 	}
 	if anew {
-		c.report(c.errorf("somebody has deleted it and made it again; it begins at a position of its own, " +
-			"so that messages may come again or be skipped"))
+		c.report(c.errorf("somebody has deleted and recreated it; it begins at a position of its own, " +
+			"so that messages may be redelivered or skipped"))
 	}
 	if was, is := last.AckWait(), now.AckWait(); was != is {
 		c.report(c.errorf("somebody has changed its ack_wait from %v to %v, which is respected", was, is))
@@ -94,7 +94,7 @@ func (c *Consumer) noticeRestart(last, now durable.Durable, anew bool) {
 	c.queue.ExpectRedelivery()
 	if !anew && now.Leader == last.Leader { // another leader may know less for a moment
 		c.report(c.errorf("its position went back, from sequence %d to %d: somebody has reset it, or its server "+
-			"has lost the last state; messages come again", last.Delivered, now.Delivered))
+			"has lost the last state; the server redelivers messages", last.Delivered, now.Delivered))
 	}
 }
 

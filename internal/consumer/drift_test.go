@@ -262,7 +262,7 @@ func TestNoMessageRunsTwiceAtOnceWhenItsDurableBeginsAgain(t *testing.T) {
 			require.NoError(t, w.look())
 			told := w.told()
 			require.Len(t, told, 1)
-			assert.Regexp(t, "position went back|made it again", told[0])
+			assert.Regexp(t, "position went back|recreated it", told[0])
 			close(release)
 		})
 	}

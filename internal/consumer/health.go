@@ -120,7 +120,7 @@ func (c *Consumer) reportFailure(
 	level, text := slog.LevelInfo, "natty: a handler failed, its message runs again"
 	switch {
 	case final:
-		level, text = slog.LevelError, "natty: a message is given up"
+		level, text = slog.LevelError, "natty: a message failed for good"
 	case errors.Is(err, errKept):
 		level, text = slog.LevelWarn, "natty: a message cannot be dead-lettered yet"
 	}
@@ -161,7 +161,7 @@ func (c *Consumer) log(text string, keys ...slog.Attr) {
 // logDrain logs how many handlers run when the consumer begins to stop, and how many
 // messages it has handed back to the server.
 func (c *Consumer) logDrain(running, handedBack int) {
-	c.log("natty: consumer drains", slog.Int("running", running), slog.Int("handed_back", handedBack))
+	c.log("natty: consumer drains", slog.Int("running", running), slog.Int("returned", handedBack))
 }
 
 // logEnd logs how the consumer ended.

@@ -108,7 +108,7 @@ func (s *supervision) onFound(ctx context.Context, f finding) error {
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // the end of the consumer is no error
 	case f.gone != nil && f.err != nil:
-		return fmt.Errorf("natty: consumer %q on stream %q was deleted, and cannot be made again: %w",
+		return fmt.Errorf("natty: consumer %q on stream %q was deleted, and cannot be recreated: %w",
 			c.durable.Name, c.durable.Stream, f.err)
 	case f.err != nil:
 		s.report(troubleAway, "no answer about it", f.err)
@@ -193,7 +193,7 @@ func (c *Consumer) heal(ctx context.Context, lost durable.Durable) (durable.Dura
 		if err == nil || !jsapi.Missing(err) && !jsapi.Passing(err) && !jsapi.ServerFault(err) {
 			return d, did, err
 		}
-		what, kind := "its durable was deleted, and cannot be made again yet", "durable"
+		what, kind := "its durable was deleted, and cannot be recreated yet", "durable"
 		if jsapi.Code(err) == jetstream.JSErrCodeStreamNotFound {
 			what, kind = "its stream was deleted; it waits for a stream of that name", "stream"
 		}
@@ -219,7 +219,7 @@ func (c *Consumer) healOnce(ctx context.Context, lost durable.Durable) (durable.
 		d, err := c.client.EnsureDurable(ctx, lost.Stream, cfg)
 		return d, "the stream was made anew, begun anew", err
 	}
-	did := fmt.Sprintf("made again behind sequence %d", lost.Floor)
+	did := fmt.Sprintf("recreated behind sequence %d", lost.Floor)
 	if info.Config.Retention == jetstream.InterestPolicy {
 		did += "; an Interest stream drops what its last consumer had not acknowledged"
 	}

@@ -312,7 +312,7 @@ func (o *ownership) settle(m *dispatch.Message, err error, stack []byte) {
 		return
 	case err == nil:
 		c.followed(m, dispatch.Abandoned, context.Cause(o.ctx), 0)
-		c.report(c.errorf("message %d was handled, and comes again to the next active instance: %w",
+		c.report(c.errorf("message %d was handled, and the next active instance handles it again: %w",
 			m.Delivery.Sequence, context.Cause(o.ctx)))
 		return
 	}

@@ -76,7 +76,7 @@ func (m *shared) passOn(returned int) {
 	}
 	if err != nil {
 		c.report(c.errorf("messages that were in flight when the connection or the durable's leader was lost may "+
-			"come again behind later ones of their key: the next instance could not be told to wait: %w", err))
+			"be redelivered behind later ones of their key: the next instance could not be told to wait: %w", err))
 	}
 }
 

@@ -255,7 +255,7 @@ func (c *Consumer) sendVerdict(u unsent) {
 	case err == nil:
 		return
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrBadSubject):
-		c.report(c.errorf("a verdict could not be sent, its message comes again: %w", err))
+		c.report(c.errorf("an ack or nak could not be sent, and the server redelivers the message: %w", err))
 		return
 	}
 	c.mu.Lock()

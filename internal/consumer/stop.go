@@ -168,8 +168,8 @@ func (c *Consumer) flush() error {
 		min(answerTimeout, max(c.cfg.DrainTimeout, EndGrace)))
 	defer cancel()
 	if err := c.barrier(ctx); err != nil {
-		return c.errorf("the last verdicts may not have reached the server, "+
-			"their messages come again: %w", err)
+		return c.errorf("the last acks and naks may not have reached the server, "+
+			"which then redelivers their messages: %w", err)
 	}
 	return nil
 }

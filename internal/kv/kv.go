@@ -167,6 +167,8 @@ func (c *Store) Delete(ctx context.Context, bucket, key string) error {
 	switch state, err := c.lookAtBucket(ctx, bucket); {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return nil
+	case err != nil && ctx.Err() != nil: // a publish would not say why
+		return KeyError(bucket, key, err)
 	case err == nil && state.origin != bucket:
 		return c.readOnly(bucket, state.origin)
 	case err == nil && state.markers > 0 && state.history == 1:

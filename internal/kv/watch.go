@@ -154,7 +154,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case errors.Is(err, errStopped), w.c.Life.Err() != nil:
 			return nil
 		case ctx.Err() != nil:
-			return jsapi.Because(ctx.Err(), reason)
+			return ended(ctx.Err(), err, reason)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			if missing++; missing >= notFoundTimes {
 				return err
@@ -175,6 +175,15 @@ func (w *Watcher) Run(ctx context.Context) error {
 		w.logInterruption(err, failed == 1 && missing == 0)
 		_ = watchPause.Wait(ctx, failed) // if ctx ends it, the next session says why
 	}
+}
+
+// ended returns the error of a watch whose ctx has ended. If the last session only says
+// that ctx has ended, the one before may say more, such as why there is no connection.
+func ended(end, last, before error) error {
+	if last == nil || errors.Is(end, last) {
+		last = before
+	}
+	return jsapi.Because(end, last)
 }
 
 // logInterruption logs why the watch begins again, if that is news. That the server

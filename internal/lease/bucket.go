@@ -162,5 +162,5 @@ func (k *Key) stillThere(ctx context.Context) error {
 	if err != nil || k.found.created.IsZero() || info.Created.Equal(k.found.created) {
 		return nil //nolint:nilerr // it is not known; what follows fails by itself
 	}
-	return fmt.Errorf("its bucket was deleted, and made again at %v", info.Created.Format(time.RFC3339))
+	return fmt.Errorf("its bucket was deleted, and recreated at %v", info.Created.Format(time.RFC3339))
 }

@@ -39,7 +39,7 @@ var (
 		{subject: "$JS.API.STREAM.INFO.KV_<bucket>", lost: notSentAgain},
 	}
 	trial = need{subject: "$JS.API.CONSUMER.CREATE.<stream>.<durable>.<subject>", lost: "a message that seems to kill its process is judged by " +
-		"its deliveries alone (`MaxDeliver`), and a deleted durable is not made again"}
+		"its deliveries alone (`MaxDeliver`), and a deleted durable is not recreated"}
 	consume = publish("$JS.API.STREAM.INFO.<stream>", "$JS.API.CONSUMER.INFO.<stream>.<durable>",
 		"$JS.API.CONSUMER.MSG.NEXT.<stream>.<durable>", "$JS.ACK.<stream>.<durable>.>")
 	find = publish("$JS.API.STREAM.NAMES")

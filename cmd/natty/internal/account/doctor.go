@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/durable"
 	"github.com/natty-go/natty/internal/subject"
 )
 
@@ -77,11 +78,35 @@ func (a *Account) content(ctx context.Context, s *Snapshot, f *findings, st *Str
 	if st.Messages == 0 || !queue && !slices.ContainsFunc(consumers, unused) {
 		return
 	}
-	var subjects map[string]uint64
+	subjects, messages, err := a.contents(ctx, st.Name)
+	if err != nil {
+		s.problem(UnreadSubjects, "the subjects of stream "+st.Name, err)
+		return
+	}
+	if messages == 0 {
+		return
+	}
+	for _, c := range consumers {
+		for _, filter := range c.Filters {
+			if unused(c) && subject.OverlapAny([]string{filter}, st.Subjects) && !held(subjects, filter) {
+				f.add(levelWarning, nameOf(st.Name, c.Name),
+					fmt.Sprintf("its filter %s matches none of the %d messages in the stream, and never did", filter, messages),
+					"compare it with the subjects there are: nats stream subjects %s", st.Name)
+			}
+		}
+	}
+	if queue {
+		f.orphans(st, subjects, consumers)
+	}
+}
+
+// contents counts the messages of a stream by subject. It leaves out those that hold
+// schedules, which no consumer is to receive.
+func (a *Account) contents(ctx context.Context, name string) (subjects map[string]uint64, messages uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	err := a.ask(ctx, "STREAM.INFO."+st.Name, func(ctx context.Context) error {
-		stream, err := a.js.Stream(ctx, st.Name)
+	err = a.ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+		stream, err := a.js.Stream(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -91,22 +116,11 @@ func (a *Account) content(ctx context.Context, s *Snapshot, f *findings, st *Str
 		}
 		return err
 	})
-	if err != nil {
-		s.problem(UnreadSubjects, "the subjects of stream "+st.Name, err)
-		return
+	maps.DeleteFunc(subjects, func(s string, _ uint64) bool { return durable.KeepsOut(name, s) })
+	for _, count := range subjects {
+		messages += count
 	}
-	for _, c := range consumers {
-		for _, filter := range c.Filters {
-			if unused(c) && subject.OverlapAny([]string{filter}, st.Subjects) && !held(subjects, filter) {
-				f.add(levelWarning, nameOf(st.Name, c.Name),
-					fmt.Sprintf("its filter %s matches none of the %d messages in the stream, and never did", filter, st.Messages),
-					"compare it with the subjects there are: nats stream subjects %s", st.Name)
-			}
-		}
-	}
-	if queue {
-		f.orphans(st, subjects, consumers)
-	}
+	return subjects, messages, err
 }
 
 func held(subjects map[string]uint64, filter string) bool {

@@ -135,7 +135,7 @@ func (f *findings) limits(c *Consumer, service bool) {
 	about := nameOf(c.Stream, c.Name)
 	if cfg.MaxDeliver > 0 && !service {
 		f.add(levelWarning, about,
-			fmt.Sprintf("max_deliver is %d: after that many deliveries the server drops a message without a word", cfg.MaxDeliver),
+			fmt.Sprintf("max_deliver is %d: after that many deliveries the server drops a message silently", cfg.MaxDeliver),
 			"let the service decide: set MaxDeliver and DeadLetter in natty, which takes the server's limit off; or: nats consumer edit %s %s --max-deliver=-1",
 			c.Stream, c.Name)
 	}
@@ -175,9 +175,9 @@ func (f *findings) stream(s *Snapshot, st *Stream, letters bool) {
 	}
 	f.full(about, st.Name, "max_msgs", cfg.Discard, float64(state.Msgs), float64(cfg.MaxMsgs))
 	f.full(about, st.Name, "max_bytes", cfg.Discard, float64(state.Bytes), float64(cfg.MaxBytes))
-	if letters && cfg.MaxAge > 0 {
-		f.add(levelWarning, about, fmt.Sprintf("holds dead letters, and its max_age of %v removes them unseen", cfg.MaxAge),
-			"redrive or purge them in time, or: nats stream edit %s --max-age=0s", st.Name)
+	if left := cfg.MaxAge - s.Time.Sub(state.FirstTime); letters && cfg.MaxAge > 0 && left < cfg.MaxAge/2 {
+		f.add(levelWarning, about, fmt.Sprintf("max_age is %v, and removes the oldest dead letter in %v", cfg.MaxAge, left.Round(time.Second)),
+			"redrive or purge them in time, or raise it: nats stream edit %s --max-age=…", st.Name)
 	}
 }
 

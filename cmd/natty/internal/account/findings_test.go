@@ -66,3 +66,22 @@ func TestHandlersThatHangAreFoundWhileMoreIsDelivered(t *testing.T) {
 	consumer.info.AckFloor.Last, consumer.Oldest = nil, &later
 	assert.Empty(t, stall(later, consumer), "what is in flight has just come")
 }
+
+func TestDeadLettersThatAgeRemovesAreFoundFromHalfOfItOn(t *testing.T) {
+	t.Parallel()
+	const month = 30 * 24 * time.Hour
+	now := time.Now()
+	found := func(maxAge, age time.Duration) findings {
+		st := &Stream{Name: "DEAD", info: &jetstream.StreamInfo{
+			Config: jetstream.StreamConfig{MaxAge: maxAge}, State: jetstream.StreamState{FirstTime: now.Add(-age)},
+		}}
+		var f findings
+		f.stream(&Snapshot{Time: now}, st, true)
+		return f
+	}
+	assert.Empty(t, found(0, month))
+	assert.Empty(t, found(month, time.Hour))
+	f := found(month, month-time.Hour)
+	require.Len(t, f, 1)
+	assert.Equal(t, "max_age is 720h0m0s, and removes the oldest dead letter in 1h0m0s", f[0].Problem)
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/natty-go/natty"
 	"github.com/natty-go/natty/cmd/natty/internal/fixture"
 	"github.com/natty-go/natty/nattytest"
 )
@@ -27,6 +28,23 @@ func TestDoctorFindsNothingInAHealthyAccount(t *testing.T) {
 	fixture.Streams(t, c)
 	require.NoError(t, c.Publish(t.Context(), "orders.new", []byte("1")))
 	fixture.Consume(t, c, 1, func(context.Context, *nats.Msg) error { return nil })
+	out, errs, code := nattyCmd(t, "doctor", "--server", node.URL()).result()
+	assert.Equal(t, 0, code, errs)
+	assert.Equal(t, "Nothing is wrong, as far as natty doctor looks.\n", out)
+}
+
+func TestDoctorDoesNotTakeASchedulesHolderForAMessageThatNobodyConsumes(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	c := fixture.Client(t, node.URL())
+	for name, retention := range map[string]jetstream.RetentionPolicy{"jobs": jetstream.WorkQueuePolicy, "daily": jetstream.LimitsPolicy} {
+		fixture.Stream(t, c, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".>"}, Retention: retention, AllowMsgSchedules: true})
+		require.NoError(t, c.Schedule(t.Context(), natty.Schedule{ID: "report", Cron: "@yearly", Msg: nats.NewMsg(name + ".report")}))
+		_, err := c.JetStream().CreateConsumer(t.Context(), name, jetstream.ConsumerConfig{
+			Durable: "d", FilterSubject: name + ".>", AckPolicy: jetstream.AckExplicitPolicy,
+		})
+		require.NoError(t, err)
+	}
 	out, errs, code := nattyCmd(t, "doctor", "--server", node.URL()).result()
 	assert.Equal(t, 0, code, errs)
 	assert.Equal(t, "Nothing is wrong, as far as natty doctor looks.\n", out)
