@@ -25,7 +25,9 @@ func hasFold(name, prefix string) bool {
 // keepsItsName reports whether a header keeps its whole name behind originalPrefix. A
 // message that is a dead letter itself has headers of natty's, and its letter has others
 // of the same names.
-func keepsItsName(name string) bool { return IsServerHeader(name) || strings.HasPrefix(name, nattyPrefix) }
+func keepsItsName(name string) bool {
+	return IsServerHeader(name) || strings.HasPrefix(name, nattyPrefix)
+}
 
 // aside returns the name under which a dead letter carries a header. The server acts on
 // many Nats-* headers, or refuses messages with them; so all of them are renamed.
