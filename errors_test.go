@@ -103,6 +103,54 @@ func (e *nilError) Error() string { return e.err.Error() }
 
 func (e *nilError) Unwrap() error { return e.err }
 
+// selfishError takes each error that it is compared with for one of its own.
+type selfishError struct{ code int }
+
+func (e selfishError) Error() string { return "no such customer" }
+
+func (e selfishError) Is(target error) bool { return target.(selfishError).code == e.code } //nolint:errorlint,forcetypeassert // on purpose
+
+func TestErrorThatCannotBeComparedDoesNotEndTheProcess(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	fail := map[string]func(msg *nats.Msg, first bool) error{
+		"returned": func(_ *nats.Msg, first bool) error {
+			if first {
+				return selfishError{}
+			}
+			return nil
+		},
+		"in a panic": func(_ *nats.Msg, first bool) error {
+			if first {
+				panic(selfishError{})
+			}
+			return nil
+		},
+	}
+	report, errs := testkit.OnError()
+	var tries testkit.Tally
+	cfg := natty.ConsumerConfig{Subjects: []string{"s.one"}, OnError: report, Backoff: natty.Backoff{Min: time.Millisecond}}
+	for what, f := range fail {
+		cfg.Durable, cfg.Subjects = "one", []string{"s.one"}
+		stop := testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { return f(msg, tries.Add(msg) == 1) })
+		require.NoError(t, c.Publish(testkit.Ctx(t), "s.one", []byte(what)))
+		require.ErrorContains(t, testkit.Receive(t, errs), "no such customer", what)
+		testkit.Eventually(t, func() bool { return tries.Counts()[what] == 2 }, "it comes again: %s", what)
+		require.NoError(t, stop())
+
+		cfg.Durable, cfg.Subjects = "batch", []string{"s.batch"}
+		stop = testkit.RunConsumer(t, c, func(ctx context.Context) error {
+			return c.ProcessBatch(ctx, natty.BatchConfig{ConsumerConfig: cfg, MaxWait: time.Millisecond},
+				func(_ context.Context, msgs []*nats.Msg) error { return f(msgs[0], tries.Add(msgs[0]) == 1) })
+		})
+		require.NoError(t, c.Publish(testkit.Ctx(t), "s.batch", []byte("batch "+what)))
+		require.ErrorContains(t, testkit.Receive(t, errs), "no such customer", what)
+		testkit.Eventually(t, func() bool { return tries.Counts()["batch "+what] == 2 }, "the batch comes again: %s", what)
+		require.NoError(t, stop())
+	}
+}
+
 func TestErrorThatCannotBeReadDoesNotEndTheProcess(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
