@@ -76,6 +76,34 @@ func TestMessagesThatLimitsRemoveBeforeTheyWereHandledAreReported(t *testing.T) 
 	}
 }
 
+// A mirror that is made before its origin begins with the sequence that the origin has then.
+func TestMirrorThatBeginsWhereItsOriginDoesHasLostNothing(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "M", MaxMsgs: 5, Mirror: &jetstream.StreamSource{Name: "S"}})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	hold := make(chan struct{})
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Stream: "M", Durable: "d", MaxPollRecords: 1, OnError: report},
+		func(_ context.Context, msg *nats.Msg) error {
+			if seen.Add(msg); seen.Distinct() == 3 {
+				<-hold
+			}
+			return nil
+		})
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it waits")
+	_, err = c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, FirstSeq: 4000})
+	require.NoError(t, err)
+	testkit.Fill(t, c, "s", 5)
+	testkit.Eventually(t, func() bool { h := testkit.Only(c); return h.AckFloor == 4001 && h.Pending == 2 }, "the server was asked")
+	assert.Zero(t, testkit.Only(c).Removed)
+	assert.Empty(t, errs)
+	testkit.Fill(t, c, "s", 5) // pushes out two that nobody has had, and the one that is held
+	assert.EqualValues(t, 4005, removed(t, errs).First, "what it loses from then on is told")
+	close(hold)
+}
+
 func TestFailedMessageThatIsRemovedBeforeItsNextAttemptIsReported(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
