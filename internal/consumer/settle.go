@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -290,7 +291,7 @@ var progress = []byte("+WPI")
 
 // reportProgress restarts AckWait for every message that is held here.
 func (c *Consumer) reportProgress() {
-	for _, reply := range c.queue.Replies(c.epoch.Load()) {
+	for _, reply := range slices.Concat(c.queue.Replies(c.epoch.Load()), c.intake.replies()) {
 		if c.api.NC.Publish(reply, progress) != nil {
 			return // not connected
 		}
