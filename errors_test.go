@@ -136,7 +136,7 @@ type selfishError struct{ code int }
 
 func (e selfishError) Error() string { return "no such customer" }
 
-func (e selfishError) Is(target error) bool { return target.(selfishError).code == e.code } //nolint:errorlint,forcetypeassert // on purpose
+func (e selfishError) Is(target error) bool { return target.(selfishError).code == e.code } //nolint:forcetypeassert // on purpose
 
 func TestErrorThatCannotBeComparedDoesNotEndTheProcess(t *testing.T) {
 	t.Parallel()

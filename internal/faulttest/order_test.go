@@ -242,11 +242,10 @@ func TestMessagesThatWaitForASlowOrderByAreKeptAlive(t *testing.T) {
 	var seen testkit.Tally
 	testkit.Process(t, c, natty.ConsumerConfig{
 		Subjects: []string{"s"}, Concurrency: n, AckWait: 500 * time.Millisecond,
-		OrderBy: func(m *nats.Msg) string { time.Sleep(10 * time.Millisecond); return string(m.Data) },
+		OrderBy: func(m *nats.Msg) string { <-time.After(10 * time.Millisecond); return string(m.Data) },
 	}, func(_ context.Context, m *nats.Msg) error { seen.Add(m); return nil })
 	testkit.Eventually(t, func() bool { return seen.Distinct() == n }, "all are handled")
-	time.Sleep(2 * time.Second)
-	assert.Zero(t, seen.Repeats(), "none came again while it waited")
+	require.Never(t, func() bool { return seen.Repeats() > 0 }, 2*time.Second, 50*time.Millisecond, "none came again while it waited")
 }
 
 func TestOrderByThatPanicsIsReportedAndStopsNothing(t *testing.T) {
