@@ -773,6 +773,28 @@ func TestServersOwnDeliveryLimitIsReportedOrTakenOver(t *testing.T) {
 	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead")) == 1 }, "the third failure is final")
 }
 
+func TestBackoffOfADurableThatOverridesAckWaitIsTold(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	_, err := s.CreateConsumer(testkit.Ctx(t), jetstream.ConsumerConfig{
+		Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, BackOff: []time.Duration{time.Second, time.Minute},
+	})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	cfg := natty.ConsumerConfig{Subjects: []string{"s"}, Durable: "d", OnError: report}
+	for wait, told := range map[time.Duration]bool{0: false, time.Second: false, 30 * time.Second: true} {
+		cfg.AckWait = wait
+		stop := testkit.Process(t, c, cfg, func(context.Context, *nats.Msg) error { return nil })
+		testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it runs")
+		if told {
+			require.ErrorContains(t, testkit.Receive(t, errs), "[1s 1m0s] overrides AckWait (30s)")
+		}
+		require.NoError(t, stop())
+		assert.Empty(t, errs, wait)
+	}
+}
+
 func TestHandlerMayChangeTheMessagesFields(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())

@@ -533,6 +533,35 @@ func TestLetterThatCannotBeReadDoesNotHideTheOthers(t *testing.T) {
 	assert.Equal(t, 2, n)
 }
 
+func TestLettersInAStreamThatRenamesSubjectsAreFound(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s")
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{
+		Name: "DEAD", Subjects: []string{"dead.>", "other"},
+		SubjectTransform: &jetstream.SubjectTransformConfig{Source: "dead.>", Destination: "archive.>"},
+	})
+	require.NoError(t, err)
+	var tries testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, MaxDeliver: 1, DeadLetter: "dead.s"},
+		func(_ context.Context, msg *nats.Msg) error {
+			if tries.Add(msg) == 1 {
+				return testkit.ErrHandler
+			}
+			return nil
+		})
+	testkit.Fill(t, c, "s", 1)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, c, "dead.s")) == 1 }, "it is found as it was published")
+	assert.Len(t, testkit.Letters(t, c, "dead.>"), 1)
+	assert.Len(t, testkit.Letters(t, c, "dead.*"), 1)
+	assert.Empty(t, testkit.Letters(t, c, "dead.t"))
+	assert.Empty(t, testkit.Letters(t, c, "other"))
+	n, err := c.Redrive(testkit.Ctx(t), "dead.s", nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	testkit.Eventually(t, func() bool { return tries.Repeats() == 1 }, "it comes again")
+}
+
 func TestHeaderThatCannotBeSentDoesNotKeepALetterFromBeingStored(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)

@@ -89,6 +89,34 @@ func TestMessagesThatLimitsRemoveBeforeTheyWereHandledAreReported(t *testing.T) 
 	}
 }
 
+// A mirror that is made before its origin begins with the sequence that the origin has then.
+func TestMirrorThatBeginsWhereItsOriginDoesHasLostNothing(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "M", MaxMsgs: 5, Mirror: &jetstream.StreamSource{Name: "S"}})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	hold := make(chan struct{})
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Stream: "M", Durable: "d", MaxPollRecords: 1, OnError: report},
+		func(_ context.Context, msg *nats.Msg) error {
+			if seen.Add(msg); seen.Distinct() == 3 {
+				<-hold
+			}
+			return nil
+		})
+	testkit.Eventually(t, func() bool { return testkit.Only(c).State == natty.ConsumerRunning }, "it waits")
+	_, err = c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, FirstSeq: 4000})
+	require.NoError(t, err)
+	testkit.Fill(t, c, "s", 5)
+	testkit.Eventually(t, func() bool { h := testkit.Only(c); return h.AckFloor == 4001 && h.Pending == 2 }, "the server was asked")
+	assert.Zero(t, testkit.Only(c).Removed)
+	assert.Empty(t, errs)
+	testkit.Fill(t, c, "s", 5) // pushes out two that nobody has had, and the one that is held
+	assert.EqualValues(t, 4005, removed(t, errs).First, "what it loses from then on is told")
+	close(hold)
+}
+
 func TestFailedMessageThatIsRemovedBeforeItsNextAttemptIsReported(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
@@ -115,6 +143,54 @@ type nilError struct{ err error }
 func (e *nilError) Error() string { return e.err.Error() }
 
 func (e *nilError) Unwrap() error { return e.err }
+
+// selfishError takes each error that it is compared with for one of its own.
+type selfishError struct{ code int }
+
+func (e selfishError) Error() string { return "no such customer" }
+
+func (e selfishError) Is(target error) bool { return target.(selfishError).code == e.code } //nolint:forcetypeassert // on purpose
+
+func TestErrorThatCannotBeComparedDoesNotEndTheProcess(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	testkit.Ensure(t, c, "S", "s.>")
+	fail := map[string]func(msg *nats.Msg, first bool) error{
+		"returned": func(_ *nats.Msg, first bool) error {
+			if first {
+				return selfishError{}
+			}
+			return nil
+		},
+		"in a panic": func(_ *nats.Msg, first bool) error {
+			if first {
+				panic(selfishError{})
+			}
+			return nil
+		},
+	}
+	report, errs := testkit.OnError()
+	var tries testkit.Tally
+	cfg := natty.ConsumerConfig{Subjects: []string{"s.one"}, OnError: report, Backoff: natty.Backoff{Min: time.Millisecond}}
+	for what, f := range fail {
+		cfg.Durable, cfg.Subjects = "one", []string{"s.one"}
+		stop := testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { return f(msg, tries.Add(msg) == 1) })
+		require.NoError(t, c.Publish(testkit.Ctx(t), "s.one", []byte(what)))
+		require.ErrorContains(t, testkit.Receive(t, errs), "no such customer", what)
+		testkit.Eventually(t, func() bool { return tries.Counts()[what] == 2 }, "it comes again: %s", what)
+		require.NoError(t, stop())
+
+		cfg.Durable, cfg.Subjects = "batch", []string{"s.batch"}
+		stop = testkit.RunConsumer(t, c, func(ctx context.Context) error {
+			return c.ProcessBatch(ctx, natty.BatchConfig{ConsumerConfig: cfg, MaxWait: time.Millisecond},
+				func(_ context.Context, msgs []*nats.Msg) error { return f(msgs[0], tries.Add(msgs[0]) == 1) })
+		})
+		require.NoError(t, c.Publish(testkit.Ctx(t), "s.batch", []byte("batch "+what)))
+		require.ErrorContains(t, testkit.Receive(t, errs), "no such customer", what)
+		testkit.Eventually(t, func() bool { return tries.Counts()["batch "+what] == 2 }, "the batch comes again: %s", what)
+		require.NoError(t, stop())
+	}
+}
 
 func TestErrorThatCannotBeReadDoesNotEndTheProcess(t *testing.T) {
 	t.Parallel()

@@ -56,7 +56,7 @@ func (c *Consumer) handleBatch(batch []*dispatch.Message) {
 		}
 		return err
 	}, func(stack []byte, err error) {
-		_, err = c.Batch.Split(err, 0) // after a panic, it is every message's
+		_, err = c.Batch.Split(readable(err), 0) // after a panic, it is every message's
 		took := time.Since(start) / time.Duration(len(handled))
 		for i, m := range handled {
 			outcome := err

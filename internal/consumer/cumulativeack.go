@@ -46,12 +46,21 @@ func (a *cumulativeAck) add(m *dispatch.Message, epoch uint64) {
 	if !a.addLocked(m, epoch) {
 		return
 	}
-	switch a.n {
-	case 1:
-		a.timer.Reset(ackDelay)
-	case ackEvery:
+	switch {
+	case a.n >= a.most():
 		a.flushLocked()
+	case a.n == 1:
+		a.timer.Reset(ackDelay)
 	}
+}
+
+// most is how many messages are acknowledged at once. Of those that the server has in
+// flight at most, half: until they are acknowledged, it delivers no more.
+func (a *cumulativeAck) most() int {
+	if limit := int(a.o.c.ackLimit.Load()); limit > 0 {
+		return max(min(ackEvery, limit/2), 1)
+	}
+	return ackEvery
 }
 
 func (a *cumulativeAck) addLocked(m *dispatch.Message, epoch uint64) bool {

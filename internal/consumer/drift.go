@@ -158,6 +158,10 @@ func (c *Consumer) durableWarning(d durable.Durable) string {
 	c.tell("max_deliver", d.Config.MaxDeliver > 0, "the durable's own max_deliver of %v makes the server drop "+
 		"a message silently after as many deliveries; set it to -1, or set MaxDeliver and DeadLetter here",
 		d.Config.MaxDeliver)
+	wait := c.cfg.AckWait
+	c.tell("backoff", wait > 0 && len(d.Config.BackOff) > 0 && d.AckWait() != wait, "the durable's own backoff of %v "+
+		"overrides AckWait (%v): the server redelivers a message after these times without a sign of life; "+
+		"take backoff off the durable, or leave AckWait out", d.Config.BackOff, wait)
 	c.tell("inactive_threshold", d.Config.InactiveThreshold > 0, "the durable's own inactive_threshold of %v makes "+
 		"the server delete it, with its position, when no instance has pulled for so long; set it to 0 to keep it",
 		d.Config.InactiveThreshold)

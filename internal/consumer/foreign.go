@@ -29,7 +29,21 @@ type foreign struct {
 	// returned are the filters of messages that some instance returns.
 	returned atomic.Pointer[[]string]
 	noted    atomic.Int64 // Unix nanoseconds: when returned was last read
+	// filters are those of notAsked that the durable, or else its stream, has.
+	filters atomic.Pointer[[]string]
+	// left is the last such message that is none of theirs: the stream has lost its subject.
+	left atomic.Pointer[leftover]
 }
+
+// leftover is the subject of a message, and when that came.
+type leftover struct {
+	subject string
+	at      time.Time
+}
+
+// leftFor is for how long a leftover counts after it came. It comes again every ten
+// seconds, but may go to other instances.
+const leftFor = 10 * time.Minute
 
 // returnPause is how long a message rests that was returned. It is short at first, since
 // an instance that asked for the message may be idle. It grows, since there may be none.
@@ -54,6 +68,7 @@ func (c *Consumer) isForeign(s string) bool {
 // returnForeign returns a message to the server, for the instances that asked for it.
 func (c *Consumer) returnForeign(msg *nats.Msg, d dispatch.Delivery) {
 	pause := returnPause.Delay((d.Attempt + 1) / 2)
+	c.noteLeft(msg.Subject)
 	if !c.foreign.ready.Load() {
 		pause = max(pause, unreadyPause)
 		c.foreign.seen.Store(true)
@@ -62,10 +77,28 @@ func (c *Consumer) returnForeign(msg *nats.Msg, d dispatch.Delivery) {
 	c.send(msg.Reply, nakAfter(pause))
 }
 
+// noteLeft notes a message that this instance did not ask for, if the stream has lost its
+// subject.
+func (c *Consumer) noteLeft(s string) {
+	if known := c.foreign.filters.Load(); known == nil || !subject.AnyCovers(*known, s) {
+		c.foreign.left.Store(&leftover{s, time.Now()})
+	}
+}
+
+// notAsked returns the filters of d that bring what this instance did not ask for.
+func (c *Consumer) notAsked(d durable.Durable) []string {
+	filters := d.NotAsked(c.cfg.Subjects)
+	left := c.foreign.left.Load()
+	if left == nil || time.Since(left.at) > leftFor || subject.AnyCovers(filters, left.subject) {
+		return filters
+	}
+	return append(filters, left.subject)
+}
+
 // noteForeign notes in the durable's metadata that this instance is about to
 // return messages. The server's count of deliveries then condemns none of them.
 func (c *Consumer) noteForeign(ctx context.Context, d durable.Durable) error {
-	filters := d.NotAsked(c.cfg.Subjects)
+	filters := c.notAsked(d)
 	if len(filters) == 0 || c.cfg.Exclusive {
 		return nil
 	}
@@ -77,7 +110,9 @@ func (c *Consumer) noteForeign(ctx context.Context, d durable.Durable) error {
 // setForeign stores what a look found out, and returns what to tell about it, or "".
 func (c *Consumer) setForeign(d durable.Durable) string {
 	f := &c.foreign
-	f.notAsked = d.NotAsked(c.cfg.Subjects)
+	filters := d.NotAsked(c.cfg.Subjects)
+	f.filters.Store(&filters)
+	f.notAsked = c.notAsked(d)
 	f.seen.Store(false)
 	c.setReturned(d.Returned())
 	if len(f.notAsked) == 0 {

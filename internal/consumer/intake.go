@@ -20,7 +20,8 @@ type intake struct {
 	// mu guards what follows.
 	mu      sync.Mutex
 	waiting []*nats.Msg
-	running bool // a goroutine takes them; it ends when there are no more
+	running bool   // a goroutine takes them; it ends when there are no more
+	keying  string // the reply subject of the message that OrderBy has
 }
 
 // add takes a message from the subscription.
@@ -38,7 +39,7 @@ func (in *intake) add(msg *nats.Msg) {
 func (in *intake) step() (more bool) {
 	in.mu.Lock()
 	if len(in.waiting) == 0 {
-		in.waiting, in.running = nil, false
+		in.waiting, in.running, in.keying = nil, false, ""
 		in.mu.Unlock()
 		in.c.wakeIfRoom()
 		return false
@@ -46,9 +47,24 @@ func (in *intake) step() (more bool) {
 	msg := in.waiting[0]
 	in.waiting[0] = nil
 	in.waiting = in.waiting[1:]
+	in.keying = msg.Reply
 	in.mu.Unlock()
 	in.c.receive(msg)
 	return true
+}
+
+// replies returns the reply subjects of the messages that wait.
+func (in *intake) replies() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var all []string
+	if in.keying != "" {
+		all = append(all, in.keying)
+	}
+	for _, m := range in.waiting {
+		all = append(all, m.Reply)
+	}
+	return all
 }
 
 // load returns how many messages wait, and whether all are in the queue.

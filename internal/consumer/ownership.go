@@ -216,6 +216,7 @@ func (o *ownership) next() *dispatch.Message {
 		case m.Delivery.Sequence <= o.handled, m.Others:
 			o.accept(m)
 		case o.c.isForeign(m.Msg.Subject):
+			o.c.noteLeft(m.Subject())
 			o.c.foreign.seen.Store(true)
 			o.stop() // the supervision gives the pin to another instance
 		case !o.trust.Holds(now):

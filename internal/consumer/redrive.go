@@ -57,6 +57,21 @@ func (c *Client) lettersIn(
 	if err != nil {
 		return true, err
 	}
+	more = true
+	for _, stored := range durable.StoredAs(info.Config, filter) {
+		if !more || err != nil {
+			break
+		}
+		more, err = c.lettersAt(ctx, info, stored, yield)
+	}
+	return more, err
+}
+
+// lettersAt calls yield for the letters that a stream stores under a filter.
+func (c *Client) lettersAt(
+	ctx context.Context, info *jetstream.StreamInfo, filter string, yield func(StoredLetter, error) bool,
+) (more bool, _ error) {
+	stream := info.Config.Name
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; {
 		m, err := c.API.LeaderGet(ctx, stream, map[string]any{"seq": seq, "next_by_subj": filter})
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > info.State.LastSeq {

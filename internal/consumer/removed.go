@@ -90,6 +90,8 @@ func (r *removals) compare(d, last durable.Durable, upTo uint64, behind bool) []
 	delivered := d.Deliveries - last.Deliveries // with redeliveries: more than there are messages
 	switch passed := r.upTo - upTo; {
 	case d.First <= upTo+1:
+	case d.Mirror && last.First <= 1 && last.Deliveries+last.Waiting == 0:
+		// It was empty, and begins where its origin does: it never had what was before.
 	case d.Whole && passed > delivered:
 		return []Removal{r.removal(passed - delivered)}
 	case d.Whole:

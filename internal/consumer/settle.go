@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,8 +27,8 @@ func (c *Consumer) handle(m *dispatch.Message) {
 	})
 }
 
-// callHandler gives the handler's outcome to then. Poison is not handled: its outcome
-// is a permanent failure.
+// callHandler gives the handler's outcome to then, as an error that can be read. Poison
+// is not handled: its outcome is a permanent failure.
 func (c *Consumer) callHandler(m *dispatch.Message, then func(stack []byte, err error)) {
 	callback.Call(func() error {
 		ctx := c.follow(m.Ctx(), m)
@@ -37,7 +38,7 @@ func (c *Consumer) callHandler(m *dispatch.Message, then func(stack []byte, err 
 		ctx, cancel := c.withTimeout(ctx)
 		defer cancel()
 		return c.named(ctx, readable(c.handler(ctx, m.Msg)))
-	}, then)
+	}, func(stack []byte, err error) { then(stack, readable(err)) }) // err may be what it panicked with
 }
 
 var errHandlerTimeout = errors.New("natty's handler timeout (HandlerTimeout) is over")
@@ -59,18 +60,30 @@ func (c *Consumer) withTimeout(ctx context.Context) (context.Context, context.Ca
 }
 
 // readable returns err, or another error in its place if its methods panic, as those of
-// a nil pointer in an error do. So reading a handler's error never ends the process.
+// a nil pointer in an error do, and an Is that takes each error for one of its own type.
+// So reading a handler's error never ends the process. The verdict stays if there is one.
 func readable(err error) (safe error) {
 	if err == nil {
 		return nil
 	}
+	var v *dispatch.VerdictError
+	text := ""
 	callback.Call(func() error {
-		_ = err.Error()
-		_, _ = dispatch.VerdictOf(err)
+		v, _ = dispatch.VerdictOf(err)
+		text = err.Error()
+		_ = errors.Is(err, errKept)
 		return nil
 	}, func(_ []byte, panicked error) {
-		if safe = err; panicked != nil {
-			safe = fmt.Errorf("the handler returned a %T that cannot be read; a nil pointer in an error?", err)
+		if safe = err; panicked == nil {
+			return
+		}
+		why := "a nil pointer in an error?"
+		if text != "" {
+			why = "its Is panics, and its text is: " + text
+		}
+		safe = fmt.Errorf("the handler returned a %T that cannot be read; %s", err, why)
+		if v != nil {
+			safe = &dispatch.VerdictError{Err: safe, Permanent: v.Permanent, After: v.After}
 		}
 	})
 	return safe
@@ -278,7 +291,7 @@ var progress = []byte("+WPI")
 
 // reportProgress restarts AckWait for every message that is held here.
 func (c *Consumer) reportProgress() {
-	for _, reply := range c.queue.Replies(c.epoch.Load()) {
+	for _, reply := range slices.Concat(c.queue.Replies(c.epoch.Load()), c.intake.replies()) {
 		if c.api.NC.Publish(reply, progress) != nil {
 			return // not connected
 		}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -55,6 +56,26 @@ func TestErrorThatCannotBeReadIsReplaced(t *testing.T) {
 	fine := errors.New("no")
 	assert.Same(t, fine, readable(fine))
 	assert.NoError(t, readable(nil))
+}
+
+// selfish takes each error that it is compared with for one of its own.
+type selfish struct{ code int }
+
+func (e selfish) Error() string { return "no such customer" }
+
+func (e selfish) Is(target error) bool { return target.(selfish).code == e.code } //nolint:forcetypeassert // on purpose
+
+func TestErrorThatCannotBeComparedIsReplacedAndItsVerdictStays(t *testing.T) {
+	t.Parallel()
+	for err, permanent := range map[error]bool{
+		selfish{}: false, dispatch.Permanent(selfish{}): true, fmt.Errorf("panic: %w", selfish{}): false,
+	} {
+		safe := readable(err)
+		require.ErrorContains(t, safe, "no such customer")
+		require.NotErrorIs(t, safe, errKept)
+		v, ok := dispatch.VerdictOf(safe)
+		assert.Equal(t, permanent, ok && v.Permanent)
+	}
 }
 
 func TestPinIsTheLastOfItsHeader(t *testing.T) {

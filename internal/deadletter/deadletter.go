@@ -55,8 +55,7 @@ func For(subject string, l Letter, stored time.Time) *nats.Msg {
 	for name, values := range l.Header {
 		header[aside(name)] = values
 	}
-	header.Del(headerRedrive) // it may be redriven again, for another durable
-	header.Del(headerRedrives)
+	delete(header, aside(headerRedrive)) // it may be redriven again, for another durable
 	header.Set(headerReason, headerValue(l.Reason))
 	header.Set(headerSubject, l.Subject)
 	header.Set(headerStream, l.Stream)

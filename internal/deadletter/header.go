@@ -7,6 +7,7 @@ import (
 
 const (
 	serverPrefix   = "Nats-"
+	nattyPrefix    = "Natty-"
 	originalPrefix = "Natty-Original-"
 	// encodedPrefix begins the name of a header whose own name, in hexadecimal, nats.go
 	// does not send. Other clients do: a name with a space, for example.
@@ -21,15 +22,23 @@ func hasFold(name, prefix string) bool {
 	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
 }
 
+// keepsItsName reports whether a header keeps its whole name behind originalPrefix. A
+// message that is a dead letter itself has headers of natty's, and its letter has others
+// of the same names.
+func keepsItsName(name string) bool {
+	return IsServerHeader(name) || strings.HasPrefix(name, nattyPrefix)
+}
+
 // aside returns the name under which a dead letter carries a header. The server acts on
 // many Nats-* headers, or refuses messages with them; so all of them are renamed.
 func aside(name string) string {
+	rest, servers := strings.CutPrefix(name, serverPrefix)
 	switch {
 	case !sendable(name):
 		return encodedPrefix + hex.EncodeToString([]byte(name))
-	case strings.HasPrefix(name, serverPrefix):
-		return originalPrefix + name[len(serverPrefix):]
-	case IsServerHeader(name): // keep how it is spelled
+	case servers && !keepsItsName(rest):
+		return originalPrefix + rest
+	case keepsItsName(name): // and how it is spelled
 		return originalPrefix + name
 	}
 	return name
@@ -46,7 +55,7 @@ func original(name string) string {
 	switch {
 	case !ok:
 		return name
-	case IsServerHeader(rest):
+	case keepsItsName(rest):
 		return rest
 	}
 	return serverPrefix + rest

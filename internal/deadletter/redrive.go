@@ -22,7 +22,7 @@ func Redrive(l Letter, id string) *nats.Msg {
 	header := make(nats.Header, len(l.Header)+6)
 	for name, values := range l.Header {
 		switch {
-		case !sendable(name):
+		case !sendable(name), strings.HasPrefix(name, nattyPrefix):
 			header[aside(name)] = values
 		case !isActedOn(name):
 			header[name] = values
@@ -68,10 +68,12 @@ func Receive(m *nats.Msg, stream string) (r Redriven, ok bool) {
 	if ok {
 		r = Redriven{For: to, Redrives: max(count(first(m.Header, headerRedrives)), 1)}
 		r.Sequence, _ = strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
-		restore(m.Header)
 	}
 	for _, name := range []string{headerRedrive, headerSubject, headerSequence, headerRedrives} {
 		delete(m.Header, name)
+	}
+	if ok {
+		m.Header = restored(m.Header)
 	}
 	if len(m.Header) == 0 {
 		m.Header = nil
@@ -79,17 +81,14 @@ func Receive(m *nats.Msg, stream string) (r Redriven, ok bool) {
 	return r, ok
 }
 
-// restore gives headers that a letter carried under another name their own again.
-func restore(h nats.Header) {
+// restored returns headers under their own names, where a letter carried them under
+// another.
+func restored(h nats.Header) nats.Header {
 	delete(h, jetstream.MsgIDHeader) // of the redrive
-	var names []string
-	for name := range h {
-		if original(name) != name {
-			names = append(names, name)
-		}
+	own := make(nats.Header, len(h))
+	for name, values := range h {
+		own[original(name)] = values
 	}
-	for _, name := range names {
-		h[original(name)] = h[name]
-		delete(h, name)
-	}
+	delete(own, headerRedrive) // a copy that is forwarded is for every durable
+	return own
 }

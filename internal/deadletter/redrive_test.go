@@ -43,6 +43,28 @@ func TestRedrivenMessageIsReceivedAsItWasPublished(t *testing.T) {
 	}
 }
 
+// A consumer of dead letters can fail as well, and have dead letters of its own.
+func TestDeadLetterOfADeadLetterKeepsWhatThatSays(t *testing.T) {
+	t.Parallel()
+	inner := failed(nats.Header{
+		"Nats-Msg-Id": {"order-1"}, "Trace": {"1"}, "Nats-Natty-X": {"a"}, "Nats-Nats-X": {"b"}, "Natty-Original-X": {"c"},
+	})
+	inner.Redrives = 2
+	letter := For("dead.s", inner, stored)
+	published := maps.Clone(letter.Header)
+	for _, times := range []int{1, 3} {
+		outer := Letter{Subject: "dead.s", Header: maps.Clone(published), Stream: "DEAD", Sequence: 7, Durable: "d"}
+		m := redriven(t, outer, times)
+		_, ok := Receive(m, "DEAD")
+		require.True(t, ok)
+		assert.Equal(t, published, m.Header)
+		back, err := Read(m.Subject, encodeHeader(m.Header), m.Data)
+		require.NoError(t, err)
+		back.Time, back.Data = inner.Time, inner.Data
+		assert.Equal(t, inner, back)
+	}
+}
+
 func TestRedriveLeavesOutWhatTheServerActsOn(t *testing.T) {
 	t.Parallel()
 	l := failed(nats.Header{

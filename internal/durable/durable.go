@@ -77,6 +77,7 @@ type Durable struct {
 	stored        []string // the subjects that the stream stores messages under; none: any
 	Leader        string   // the server that counts; "" if there is one server
 	Whole         bool     // the durable receives all subjects of the stream
+	Mirror        bool     // the stream is a mirror
 }
 
 // AckWait is how long the server waits for an ack, or a sign of life, before it
@@ -210,7 +211,7 @@ func (c *Manager) Refresh(ctx context.Context, d *Durable) error {
 		return err
 	}
 	d.StreamCreated, d.Retention = stream.Created, stream.Config.Retention
-	d.Replicas = stream.Config.Replicas
+	d.Replicas, d.Mirror = stream.Config.Replicas, stream.Config.Mirror != nil
 	d.First, d.stored = stream.State.FirstSeq, stored(stream.Config)
 	d.read(info)
 	return nil

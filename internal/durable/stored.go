@@ -37,6 +37,16 @@ func stored(cfg jetstream.StreamConfig) (all []string) {
 	return all
 }
 
+// StoredAs returns filters for the subjects under which a stream stores what is published
+// on those of a filter.
+func StoredAs(cfg jetstream.StreamConfig, filter string) []string {
+	if cfg.SubjectTransform == nil {
+		return []string{filter}
+	}
+	all, _ := join(transformed(*cfg.SubjectTransform, filter, true), nil) // an overlap is no matter
+	return all
+}
+
 // ofOrigin returns filters for what a stream takes from another one; none: anything.
 func ofOrigin(s *jetstream.StreamSource) (all []string) {
 	for _, t := range s.SubjectTransforms { // what none of them is for is not taken

@@ -51,6 +51,34 @@ func TestExclusiveAcknowledgesEveryHundredMessagesAndAfterFiftyMilliseconds(t *t
 	assert.Less(t, a.at.Sub(handled), testkit.AtOnce, "the last ones do not wait for others")
 }
 
+// The server delivers nothing more until what it may have in flight is acknowledged.
+func TestExclusiveDoesNotWaitToAcknowledgeWhatTheServerWaitsFor(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 10} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			t.Parallel()
+			c := testkit.OnServer(t)
+			testkit.Ensure(t, c, "S", "s")
+			const n = 600
+			fillAsync(t, c, "s", n)
+			cfg := exclusively("s")
+			cfg.MaxAckPending = limit
+			begun, ended := make(chan time.Time, 1), make(chan time.Time, 1)
+			testkit.Process(t, c, cfg, func(ctx context.Context, _ *nats.Msg) error {
+				switch d, _ := natty.DeliveryFrom(ctx); d.Sequence {
+				case 1:
+					begun <- time.Now()
+				case n:
+					ended <- time.Now()
+				}
+				return nil
+			})
+			took := -testkit.Receive(t, begun).Sub(testkit.Receive(t, ended))
+			assert.Less(t, took, n/time.Duration(limit)*50*time.Millisecond/2, "50 ms for each run")
+		})
+	}
+}
+
 // The server may still have the request of an instance that has stopped.
 func TestExclusiveStandbyThatStopsDelaysNobody(t *testing.T) {
 	t.Parallel()

@@ -34,6 +34,43 @@ func inState(c *natty.Client, s natty.ConsumerState) func() bool {
 }
 
 // Only instances of the older version are left: what they did not ask for must wait.
+// The durable has no filters, and neither these nor the stream's subjects say what comes.
+func TestMessagesOfASubjectThatTheStreamHasLostAreNotReturnedInSilence(t *testing.T) {
+	t.Parallel()
+	for name, exclusive := range map[string]bool{"shared": false, "exclusive": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := testkit.OnServer(t)
+			testkit.Ensure(t, c, "S", "a", "b")
+			whole := natty.ConsumerConfig{Stream: "S", Durable: "d", Exclusive: exclusive}
+			stop := testkit.Process(t, c, whole, func(context.Context, *nats.Msg) error { return nil })
+			testkit.Eventually(t, func() bool { h := testkit.Only(c); return h.Replicas == 1 && h.State != natty.ConsumerStarting }, "the durable is made")
+			require.NoError(t, stop())
+			testkit.Fill(t, c, "b", 2)
+			_, err := c.JetStream().UpdateStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"a"}})
+			require.NoError(t, err)
+
+			onError, told := testkit.OnError()
+			some := natty.ConsumerConfig{Subjects: []string{"a"}, Durable: "d", Exclusive: exclusive, OnError: onError}
+			stop = testkit.Process(t, c, some, func(_ context.Context, m *nats.Msg) error {
+				assert.Equal(t, "a", m.Subject)
+				return nil
+			})
+			if exclusive {
+				require.ErrorContains(t, testkit.Receive(t, told), "no longer the active instance")
+			}
+			require.ErrorContains(t, testkit.Receive(t, told), "also receives b, which this instance does not ask for (a)")
+			testkit.Eventually(t, func() bool { return strings.Contains(testkit.Only(c).Warning, "also receives b") }, "Health says so, too")
+			require.Never(t, func() bool { return len(told) > 0 }, 2*time.Second, 50*time.Millisecond, "once")
+			require.NoError(t, stop())
+
+			var seen testkit.Tally
+			testkit.Process(t, c, whole, func(_ context.Context, m *nats.Msg) error { seen.Add(m); return nil })
+			testkit.Eventually(t, func() bool { return seen.Distinct() == 2 }, "who asks for all gets them")
+		})
+	}
+}
+
 func TestMessagesThatAnInstanceDidNotAskForWaitForOneThatDid(t *testing.T) {
 	t.Parallel()
 	older, newer := group(t)

@@ -233,6 +233,21 @@ func TestShutdownHandsBackWhatWaitsBehindAFailingMessage(t *testing.T) {
 	order.check(t)
 }
 
+func TestMessagesThatWaitForASlowOrderByAreKeptAlive(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	testkit.Ensure(t, c, "S", "s")
+	const n = 200 // four times AckWait
+	testkit.Fill(t, c, "s", n)
+	var seen testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{
+		Subjects: []string{"s"}, Concurrency: n, AckWait: 500 * time.Millisecond,
+		OrderBy: func(m *nats.Msg) string { <-time.After(10 * time.Millisecond); return string(m.Data) },
+	}, func(_ context.Context, m *nats.Msg) error { seen.Add(m); return nil })
+	testkit.Eventually(t, func() bool { return seen.Distinct() == n }, "all are handled")
+	require.Never(t, func() bool { return seen.Repeats() > 0 }, 2*time.Second, 50*time.Millisecond, "none came again while it waited")
+}
+
 func TestOrderByThatPanicsIsReportedAndStopsNothing(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
