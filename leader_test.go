@@ -259,6 +259,49 @@ func TestNothingOfADeletedBucketCountsInItsSuccessor(t *testing.T) {
 	}
 }
 
+// In a bucket of another TTL the leader would trust a key that is gone, or nobody would
+// follow when it dies.
+func TestStandbyLeadsInNoBucketThatGotAnotherTTL(t *testing.T) {
+	t.Parallel()
+	change := func(c *natty.Client, age time.Duration) {
+		s, err := c.JetStream().Stream(testkit.Ctx(t), "KV_elections")
+		require.NoError(t, err)
+		cfg := s.CachedInfo().Config
+		cfg.MaxAge, cfg.SubjectDeleteMarkerTTL, cfg.Duplicates = age, time.Second, time.Second
+		_, err = c.JetStream().UpdateStream(testkit.Ctx(t), cfg)
+		require.NoError(t, err)
+	}
+	for name, hurt := range map[string]func(leader, other *natty.Client){
+		"made again": func(_, other *natty.Client) {
+			require.NoError(t, other.DeleteBucket(testkit.Ctx(t), "elections"))
+			testkit.Bucket(t, other, jetstream.KeyValueConfig{Bucket: "elections"})
+		},
+		"shorter, and the leader is cut off": func(leader, other *natty.Client) {
+			change(other, time.Second)
+			leader.Conn().Close()
+		},
+		"none, and the leader dies": func(leader, other *natty.Client) {
+			change(other, 0)
+			leader.Conn().Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := nattytest.Server(t)
+			leader, standby, other := testkit.ConnectTo(t, server.URL()), testkit.ConnectTo(t, server.URL()), testkit.ConnectTo(t, server.URL())
+			reign := &testkit.Reign{T: t}
+			testkit.Lead(t, leader, testkit.Electing("a"), reign.Lead("a", nil))
+			testkit.Eventually(t, func() bool { return reign.Count() == 1 }, "a leads")
+			ended := make(chan error, 1)
+			go func() { ended <- standby.Lead(testkit.Ctx(t), testkit.Electing("b"), reign.Lead("b", nil)) }()
+			<-time.After(testkit.LeaseTTL / 2) // b has looked
+			hurt(leader, other)
+			require.ErrorIs(t, testkit.Receive(t, ended), natty.ErrBucketTTLMismatch)
+			assert.Equal(t, 1, reign.Count())
+		})
+	}
+}
+
 func TestKeysOfATermAndLeasesDoNotOverwriteEachOther(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)

@@ -25,6 +25,10 @@ func (c *Client) Publish(
 
 // PublishMsg stores msg in the stream that holds its subject. A nil error means that the
 // server acknowledged it. msg and its headers are not written to; its Reply is not sent.
+// Nor are Nats-Batch-Id, -Sequence and -Commit, Nats-Scheduler and Nats-Schedule-Next: a
+// handler that passes on the headers of its message has them from a batch or a schedule.
+// It passes on the message's id, too, which makes a duplicate of a message for the same
+// stream.
 //
 // The message gets a Nats-Msg-Id unless the caller set one (in the headers, or with
 // jetstream.WithMsgID). If the outcome of an attempt is unknown, because the connection

@@ -2,6 +2,7 @@ package natty_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -199,6 +200,45 @@ func TestPublishAgainstAnExpectationFailsAtOnce(t *testing.T) {
 		require.NotErrorIs(t, err, natty.ErrStreamFull, name)
 	}
 	assert.EqualValues(t, 1, testkit.Stored(t, s))
+}
+
+func TestPublishOfARollUpThatTheStreamForbidsFailsAtOnce(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	s := testkit.Ensure(t, c, "S", "s.>")
+	for _, value := range []string{jetstream.MsgRollupSubject, "some"} {
+		began := time.Now()
+		_, err := c.PublishMsg(testkit.Ctx(t), &nats.Msg{Subject: "s.a", Header: nats.Header{jetstream.MsgRollup: {value}}})
+		require.ErrorContains(t, err, "rollup")
+		require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+		assert.Less(t, time.Since(began), testkit.AtOnce)
+	}
+	assert.Zero(t, testkit.Stored(t, s))
+}
+
+func TestHandlerMayPassOnTheHeadersOfABatch(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	ctx := testkit.Ctx(t)
+	testkit.BatchStream(t, c, jetstream.StreamConfig{})
+	to, err := c.EnsureStream(ctx, jetstream.StreamConfig{Name: "T", Subjects: []string{"t.>"}, AllowAtomicPublish: true})
+	require.NoError(t, err)
+	require.NoError(t, c.PublishBatch(ctx, []*nats.Msg{{Subject: "s.1"}, {Subject: "s.2"}, {Subject: "s.3"}}))
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
+	passed := make(chan error, 3)
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.>"}}, func(ctx context.Context, msg *nats.Msg) error {
+		on := &nats.Msg{Subject: "t." + msg.Subject, Header: msg.Header}
+		assert.NotEmpty(t, msg.Header.Get("Nats-Batch-Id"))
+		_, err := c.PublishMsg(ctx, on)
+		on.Header.Del(jetstream.MsgIDHeader)
+		passed <- errors.Join(err, w.Write(ctx, on))
+		return nil
+	})
+	for range 3 {
+		require.NoError(t, testkit.Receive(t, passed))
+	}
+	require.NoError(t, w.Flush(ctx))
+	assert.EqualValues(t, 6, testkit.Stored(t, to))
 }
 
 func TestPublishWithoutPermissionFailsAtOnceAndLeavesOthersAlone(t *testing.T) {

@@ -2,6 +2,7 @@ package natty_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -218,6 +219,31 @@ func TestSchedulesRepeatAndTheirMessagesExpire(t *testing.T) {
 	holder, err := s.GetLastMsgForSubject(testkit.Ctx(t), "$NATTY.schedule.S.cron")
 	require.NoError(t, err)
 	assert.Equal(t, "never", holder.Header.Get("Nats-TTL"), "MaxAge does not end a schedule")
+}
+
+func TestHandlerThatPassesOnTheHeadersOfAScheduleEndsNoSchedule(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	s := scheduling(t, c, jetstream.StreamConfig{})
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
+	reminder := natty.Schedule{ID: "again", At: time.Now(), Msg: nats.NewMsg("s.due")}
+	require.NoError(t, c.Schedule(testkit.Ctx(t), reminder))
+	passed := make(chan error, 1)
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s.due"}}, func(ctx context.Context, msg *nats.Msg) error {
+		assert.NotEmpty(t, msg.Header.Get("Nats-Scheduler"))
+		reminder.At = time.Now().Add(time.Hour)
+		err := c.Schedule(ctx, reminder)
+		on := &nats.Msg{Subject: "s.next", Header: msg.Header}
+		_, published := c.PublishMsg(ctx, on)
+		passed <- errors.Join(err, published, w.Write(ctx, on), w.Flush(ctx))
+		return nil
+	})
+	require.NoError(t, testkit.Receive(t, passed))
+	assert.Len(t, schedules(t, c), 1)
+	m, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s.next")
+	require.NoError(t, err)
+	assert.Empty(t, m.Header.Get("Nats-Scheduler"))
+	assert.Empty(t, m.Header.Get("Nats-Schedule-Next"))
 }
 
 func TestConsumersNeverSeeAHolder(t *testing.T) {

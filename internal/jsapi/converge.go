@@ -45,16 +45,21 @@ type Resource struct {
 // JSON: settings that nats.go's types do not know must survive being read and written
 // (in nats.ex#162 an update wiped newer settings).
 func (a *Client) Converge(ctx context.Context, r Resource) error {
-	have, err := a.ReadOrMake(ctx, r)
-	if err != nil || have == nil {
-		return Named(r, err)
-	}
-	if r.Accept != nil {
-		if err := r.Accept(have); err != nil {
+	for n := 1; ; n++ {
+		have, err := a.ReadOrMake(ctx, r)
+		if err != nil || have == nil {
+			return Named(r, err)
+		}
+		if r.Accept != nil {
+			if err := r.Accept(have); err != nil {
+				return err
+			}
+		}
+		// Somebody may have deleted it meanwhile: then it is made.
+		if err = a.Update(ctx, r, have); !Missing(err) || CreatePause.Wait(ctx, n) != nil {
 			return err
 		}
 	}
-	return a.Update(ctx, r, have)
 }
 
 // ReadOrMake returns the configuration that r has, or makes r if it is missing; then
@@ -121,7 +126,8 @@ func (a *Client) Update(ctx context.Context, r Resource, have map[string]any) er
 	}
 	// codeConsumerFailed stands for a file that cannot be written, and for settings of a
 	// consumer that natty does not change. Every other refused setting has its own code.
-	if code := Code(err); r.Kind != "" && code != 0 && code != codeConsumerFailed && !Passing(err) {
+	code := Code(err)
+	if r.Kind != "" && code != 0 && code != codeConsumerFailed && !Passing(err) && !Missing(err) {
 		return a.Drift(r.Kind, r.Name, diffs, err)
 	}
 	return Named(r, err)

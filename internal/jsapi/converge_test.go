@@ -110,6 +110,18 @@ func TestResourceIsMadeOnceAndThenRead(t *testing.T) {
 	assert.Equal(t, "x", stream.CachedInfo().Config.Description)
 	assert.Equal(t, []string{"s"}, stream.CachedInfo().Config.Subjects, "the rest stays")
 
+	// Somebody deletes it between the look and the change.
+	r.Want, made = map[string]any{"description": "y"}, 0
+	r.Accept = func(map[string]any) error {
+		if made > 0 {
+			return nil
+		}
+		return js.DeleteStream(t.Context(), "S")
+	}
+	require.NoError(t, a.Converge(t.Context(), r))
+	assert.Equal(t, 1, made)
+	r.Accept = nil
+
 	// Another instance is faster: it makes the stream between the look and the attempt.
 	require.NoError(t, js.DeleteStream(t.Context(), "S"))
 	faster := r.Create

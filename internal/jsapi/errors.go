@@ -104,7 +104,7 @@ var serverErrors = []struct {
 	{unknown, "making, changing or removing a stream failed",
 		[]jetstream.ErrorCode{10048, 10049, 10050, 10051, 10069, 10096, 10110}},
 	{unknown, "making or changing a consumer failed", []jetstream.ErrorCode{10012, 10104}},
-	{unknown, "storing a message failed, or the stream is full", []jetstream.ErrorCode{10077, 10111}},
+	{unknown, "storing a message failed, or the stream is full", []jetstream.ErrorCode{10077}},
 	// A replica has to catch up. The next attempt finds out whether the message is
 	// stored.
 	{unknown, "a replica is behind", []jetstream.ErrorCode{10063}},
@@ -127,6 +127,7 @@ var serverErrors = []struct {
 	{final, "an expectation that did not hold", []jetstream.ErrorCode{10060, 10070, 10071, 10180, 10193}},
 	{final, "a sealed stream, or too many subjects to list", []jetstream.ErrorCode{10109, 10117}},
 	{final, "a TTL", []jetstream.ErrorCode{10165, 10166}},
+	{final, "a roll-up, checked before the message is stored", []jetstream.ErrorCode{10111}},
 	{final, "a counter", []jetstream.ErrorCode{10168, 10169, 10170, 10171, 10172}},
 	{final, "an atomic batch", []jetstream.ErrorCode{10174, 10175, 10176, 10177, 10179, 10199, 10200, 10201}},
 	{final, "a fast batch", []jetstream.ErrorCode{10205, 10206, 10207, 10208}},

@@ -214,6 +214,25 @@ func (s *session) verifyLater() {
 	}
 }
 
+// heed takes over the settings of the stream, which decide whether its keys vanish
+// without a marker.
+func (s *session) heed(info *page) {
+	s.config, s.heeded = info.Config, time.Now()
+	s.verifyLater()
+}
+
+// lookAtSettings asks whether somebody has changed the bucket so that its keys vanish
+// without a marker: it got a TTL, or lost its markers. Without an answer, the next look
+// finds out.
+func (s *session) lookAtSettings(ctx context.Context) {
+	if s.verify != nil || !s.caughtUp || time.Since(s.heeded) < watchExpiry/2 {
+		return
+	}
+	if info, err := s.info(ctx); err == nil && info.Created.Equal(s.created) {
+		s.heed(info)
+	}
+}
+
 // reportVanished reports the keys that should be there, and are not in the list of the
 // leader; without a list, all that have come are there. A key that was written since
 // then has not vanished.

@@ -57,6 +57,7 @@ type session struct {
 	listed      time.Time
 	listingTook time.Duration
 	verify      <-chan time.Time // nil if no key vanishes without a marker
+	heeded      time.Time        // when the stream's settings were read
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -113,12 +114,12 @@ func (s *session) begin(ctx context.Context) error {
 	if !s.created.IsZero() {
 		s.restart(info.Created.Equal(s.created))
 	}
-	s.created, s.config, s.begun = info.Created, info.Config, info.State.LastSeq
+	s.created, s.begun = info.Created, info.State.LastSeq
 	s.stored = originIn(s.bucket, &info.Config)
 	// With replicas the consumer may be on one that lags behind. With a History the
 	// server counts wrongly what has yet to come.
 	s.exact = info.Config.Replicas == 1 && info.Config.MaxMsgsPerSubject == 1
-	s.verifyLater()
+	s.heed(info)
 	return nil
 }
 
@@ -152,7 +153,7 @@ func (s *session) resume(ctx context.Context) error {
 		return s.replaced()
 	}
 	s.begun = info.State.LastSeq
-	s.verifyLater()
+	s.heed(info)
 	return nil
 }
 
@@ -337,6 +338,7 @@ func (s *session) status(ctx context.Context, token string, m *nats.Msg, queued 
 		return s.advance(ctx, !queued)
 	case end.Expected() && (s.brought || time.Since(s.asked) > watchHeartbeat/2):
 		s.outstanding = 0
+		s.lookAtSettings(ctx)
 		return nil
 	}
 	// One that ends at once and brings nothing would do so again.

@@ -187,6 +187,36 @@ func TestBucketsWhoseKeysVanishWithoutAMarkerAreVerified(t *testing.T) {
 	}
 }
 
+// Somebody gives a bucket without markers a TTL while a watch follows it.
+func TestBucketIsVerifiedOnceItsKeysVanishWithoutAMarker(t *testing.T) {
+	t.Parallel()
+	c, ctx := online(t, jetstream.KeyValueConfig{})
+	require.NoError(t, c.DeleteBucket(ctx, "b"))
+	_, err := c.API.JS.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "b"})
+	require.NoError(t, err)
+	begin := func() *session {
+		s := &session{Watcher: NewWatcher(c, "b", ">"), patience: watchPatience.Min}
+		require.NoError(t, s.begin(ctx))
+		s.caughtUp = true
+		return s
+	}
+	s, resumed := begin(), begin()
+	stream, err := c.API.JS.Stream(ctx, StreamName("b"))
+	require.NoError(t, err)
+	cfg := stream.CachedInfo().Config
+	cfg.MaxAge = time.Hour
+	_, err = c.API.JS.UpdateStream(ctx, cfg)
+	require.NoError(t, err)
+
+	s.lookAtSettings(ctx)
+	assert.Nil(t, s.verify, "it has looked just now")
+	s.heeded = time.Now().Add(-watchExpiry)
+	s.lookAtSettings(ctx)
+	assert.NotNil(t, s.verify)
+	require.NoError(t, resumed.resume(ctx))
+	assert.NotNil(t, resumed.verify, "an interruption is a look as well")
+}
+
 func TestSessionGoesOnBehindTheLastOne(t *testing.T) {
 	t.Parallel()
 	s, ctx := online(t, jetstream.KeyValueConfig{})

@@ -116,8 +116,18 @@ func (s *standby) try(ctx context.Context, owner string) (now KeyState, l *Lease
 	look, cancel := context.WithTimeout(ctx, jsapi.APITimeout)
 	now, err = k.Look(look)
 	cancel()
+	if err == nil && now.Owned && s.stuck(now, s.life/10) { // before it is reported
+		if changed := k.Ready(ctx); Final(changed) {
+			return now, nil, changed
+		}
+	}
 	if err != nil || now.Owned || s.hold(now) > 0 {
 		return now, nil, err
+	}
+	if s.revision != 0 { // it has stood by: the bucket may have been changed, or made again
+		if err := k.Ready(ctx); err != nil {
+			return now, nil, err
+		}
 	}
 	l, err = k.Take(ctx, owner, now.Revision)
 	return now, l, err
@@ -251,11 +261,16 @@ func (k *Key) neverExpires(now KeyState) bool {
 	return now.ttl == kv.TTLNever || now.ttl == "" && k.found.maxAge == 0
 }
 
+// stuck reports whether the key should have expired long ago, which was not reported
+// yet; or whether it will be so soon.
+func (s *standby) stuck(now KeyState, soon time.Duration) bool {
+	return !s.reported && now.Revision == s.revision && !s.since.IsZero() && time.Since(s.since) > 2*s.life-soon
+}
+
 // reportStuck reports a key that does not expire. Without the report, Acquire would
 // wait for ever in silence.
 func (s *standby) reportStuck(now KeyState) {
-	stuck := time.Since(s.since)
-	if s.reported || stuck <= 2*s.life {
+	if !s.stuck(now, 0) {
 		return
 	}
 	s.reported = true
@@ -266,7 +281,7 @@ func (s *standby) reportStuck(now KeyState) {
 		why = "it was put there by hand, or by another program, without a TTL; delete the key"
 	}
 	k.trouble("stuck", fmt.Errorf("natty: %s does not expire: it has had revision %d for %v, though nobody renews it; %s",
-		k.Name(), now.Revision, stuck.Round(time.Second), why))
+		k.Name(), now.Revision, time.Since(s.since).Round(time.Second), why))
 }
 
 // heedRelease takes note that the owner may have released the key. It reports whether

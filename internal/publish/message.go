@@ -3,7 +3,6 @@ package publish
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -12,13 +11,28 @@ import (
 )
 
 // Clone returns a copy of msg whose headers can be set without changing the caller's.
-// Header values are shared: natty and nats.go replace values and never edit them.
+// Header values are shared: natty and nats.go replace values and never edit them. What
+// the message inherits is left out.
 func Clone(msg *nats.Msg) *nats.Msg {
-	h := maps.Clone(msg.Header)
-	if h == nil {
-		h = nats.Header{}
+	h := make(nats.Header, len(msg.Header)+1)
+	for name, values := range msg.Header {
+		if !inherited(name) {
+			h[name] = values
+		}
 	}
 	return &nats.Msg{Subject: msg.Subject, Data: msg.Data, Header: h}
+}
+
+// inherited reports whether a header says how a stored message came into its stream: in
+// an atomic batch, or from a schedule. A handler that passes on the headers of its
+// message passes on these as well. The server would act on them once more: it would wait
+// for the rest of that batch, or remove the schedule.
+func inherited(name string) bool {
+	switch name {
+	case headerBatchID, headerBatchSequence, headerBatchCommit, "Nats-Scheduler", "Nats-Schedule-Next":
+		return true
+	}
+	return false
 }
 
 // outgoing is the message of a Publish. It is pooled, because allocations are a large

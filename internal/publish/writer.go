@@ -250,6 +250,9 @@ func (s *slot) packHeader(h nats.Header) {
 		s.header = make(nats.Header, len(h)+1)
 	}
 	for key, values := range h {
+		if inherited(key) {
+			continue
+		}
 		n := len(s.values)
 		s.values = append(s.values, values...)
 		s.header[key] = s.values[n:len(s.values):len(s.values)]
