@@ -281,6 +281,32 @@ func TestLetterThatCannotBeDeletedIsRedrivenFirstAndOnce(t *testing.T) {
 	assert.Empty(t, testkit.Letters(t, root, "dead"))
 }
 
+func TestRedriveThatIsCancelledFinishesTheLetterThatItHasPublished(t *testing.T) {
+	t.Parallel()
+	srv := nattytest.Server(t)
+	link := nattytest.Proxy(t, srv.URL())
+	root, c := testkit.ConnectTo(t, srv.URL()), testkit.ConnectTo(t, link.URL())
+	s := testkit.Ensure(t, root, "S", "s.>")
+	testkit.Ensure(t, root, "DEAD", "dead")
+	stop := testkit.Process(t, root, natty.ConsumerConfig{Subjects: []string{"s.>"}, DeadLetter: "dead"},
+		func(context.Context, *nats.Msg) error { return natty.Permanent(testkit.ErrHandler) })
+	testkit.Fill(t, root, "s.a", 1)
+	testkit.Eventually(t, func() bool { return len(testkit.Letters(t, root, "dead")) == 1 }, "it is given up")
+	require.NoError(t, stop())
+
+	ctx, cancel := context.WithCancel(testkit.Ctx(t))
+	_, err := root.Conn().Subscribe("$JS.API.STREAM.MSG.DELETE.DEAD", func(*nats.Msg) { cancel() })
+	require.NoError(t, err)
+	require.NoError(t, root.Conn().Flush())
+	link.Delay(50 * time.Millisecond) // the answer comes after the end of ctx
+	n, err := c.Redrive(ctx, "dead", nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	require.Error(t, ctx.Err())
+	assert.EqualValues(t, 2, testkit.Stored(t, s))
+	assert.Empty(t, testkit.Letters(t, root, "dead"))
+}
+
 func TestRedriveRefusesToPushOutNewerMessages(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())

@@ -188,6 +188,10 @@ func TestLetters(t *testing.T) {
 		tale{"accepted though it is deadly", stored(deadly) + done(deadly), 1},
 		tale{"put back in two ways", stored(deadly) + redriven(deadly, 1) + redriven(deadly, 1) + letter(deadly), 1},
 		tale{
+			"put back again after the duplicate window", stored(deadly) + redriven(deadly, 1) +
+				strings.Replace(redriven(deadly, 1), "2 ", "123 ", 1) + letter(deadly), 0,
+		},
+		tale{
 			"put back again after it ran anew", stored(deadly) + redriven(deadly, 1) + anew + later(redriven(deadly, 1)) + letter(deadly), 0,
 		},
 		tale{

@@ -149,10 +149,14 @@ func Letters(h *History) (problems []Problem) {
 	return append(problems, redrivenTwice(h)...)
 }
 
+// duplicateWindow is that of the streams, in which they store a message id once.
+const duplicateWindow = 120 * second
+
 // redrivenTwice finds redrives that are stored twice. It is none when what was redriven
 // ran again in between, as after a durable that was deleted while no instance ran: then
 // its second failure has a letter of its own. That letter has redrives of its own, too: so
-// there may be as many of each number as of the one before.
+// there may be as many of each number as of the one before. Nor is it one when the letter
+// could not be deleted, and was redriven again after the duplicate window.
 func redrivenTwice(h *History) (problems []Problem) {
 	type copied struct {
 		id string
@@ -167,7 +171,8 @@ func redrivenTwice(h *History) (problems []Problem) {
 		c := copied{e.ID, e.N}
 		first := last[c]
 		again := func(b history.Event) bool { return b.Seq < first.Seq && first.At < b.At }
-		if copies[c] >= max(1, copies[copied{e.ID, e.N - 1}]) && !slices.ContainsFunc(began[e.ID], again) {
+		late := e.At-first.At > duplicateWindow
+		if !late && copies[c] >= max(1, copies[copied{e.ID, e.N - 1}]) && !slices.ContainsFunc(began[e.ID], again) {
 			text := fmt.Sprintf("redrive %d of %s is stored twice", e.N, e.ID)
 			problems = append(problems, Problem{At: e.At, ID: e.ID, Text: text})
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -110,6 +111,9 @@ func (c *Client) Redrive(ctx context.Context, l StoredLetter) error {
 	if _, err := c.Pub.PublishMsg(ctx, deadletter.Redrive(l.Letter, l.id), nil); err != nil {
 		return err
 	}
+	// The letter is not left in both places because ctx ends just now.
+	ctx, cancel := outlast(ctx, EndGrace)
+	defer cancel()
 	request := map[string]any{"seq": l.At, "no_erase": true}
 	err := c.API.Query(ctx, "STREAM.MSG.DELETE."+l.In, request, &struct{}{})
 	switch {
@@ -117,6 +121,13 @@ func (c *Client) Redrive(ctx context.Context, l StoredLetter) error {
 		return nil
 	}
 	return fmt.Errorf("it was put back, and is still among the dead letters; delete it there: %w", err)
+}
+
+// outlast returns a ctx that ends a while after another one.
+func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return lasting, func() { stop(); cancel() }
 }
 
 // checkNames refuses a letter whose names could not have been those of a message that a
