@@ -90,7 +90,9 @@ func TestLockOfACutOffProcessIsLostBeforeAnotherOneHasIt(t *testing.T) {
 	require.ErrorIs(t, context.Cause(first.Context()), natty.ErrDeposed)
 	assert.Greater(t, second.Token(), first.Token())
 	link.Thaw()
-	require.ErrorIs(t, first.Release(testkit.Ctx(t)), natty.ErrDeposed)
+	err = first.Release(testkit.Ctx(t))
+	require.ErrorIs(t, err, natty.ErrDeposed)
+	require.ErrorContains(t, err, "the lease is lost: it could not be renewed in time")
 	require.NoError(t, second.Context().Err())
 	require.NoError(t, second.Release(testkit.Ctx(t)))
 }

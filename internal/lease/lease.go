@@ -136,7 +136,7 @@ func (l *Lease) renew(ctx context.Context) {
 // lose ends the lease's ctx. Somebody else may own the key soon.
 func (l *Lease) lose(why error) {
 	l.Trust.End()
-	l.end(fmt.Errorf("natty: %s: %w: %w", l.Key.Name(), ErrDeposed, why))
+	l.end(fmt.Errorf("natty: %s: %w", l.Key.Name(), fmt.Errorf("%w: %w", ErrDeposed, why)))
 }
 
 // Release ends the lease: the next owner follows at once.
@@ -151,8 +151,8 @@ func (l *Lease) Release(ctx context.Context) error {
 		<-l.renewEnded
 	}
 	if !l.Trust.Holds(time.Now()) {
-		l.lose(errNotRenewed)
-		return fmt.Errorf("natty: release %s: %w", l.Key.Name(), ErrDeposed)
+		l.lose(errNotRenewed) // if it was not lost before, for another reason
+		return fmt.Errorf("natty: release %s: %w", l.Key.Name(), errors.Unwrap(context.Cause(l.Ctx)))
 	}
 	l.Trust.End()
 	l.end(errReleased)
