@@ -78,9 +78,9 @@ const maxRefusals = 20
 // message id. Delivery.Redrives counts.
 //
 // Each letter is published first, under a message id of its own, and then deleted from
-// the dead letters, for which it has a second more when ctx has ended. A crash in between,
-// or a server that is away, leaves it in both places. Redriving it again within the
-// duplicate window stores it once.
+// the dead letters, for which it has a second more when ctx has ended. A crash in
+// between, or a server that is away, leaves it in both places. Redriving it again
+// within the duplicate window stores it once.
 //
 // Some letters stay where they are. Redrive goes on with the others; its error names
 // the first 20 that stay, and counts the rest. These are:
