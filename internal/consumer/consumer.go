@@ -107,7 +107,8 @@ type Consumer struct {
 	letters     letterStream
 	foreign     foreign
 	told        incident.Log    // what the durable's settings were reported for
-	strayedAt   uint64          // what was delivered when "put right" in told began
+	strayedAt   uint64          // behind what messages may be skipped since "put right" in told
+	passedOver  *uint64         // behind it, a new durable has passed what this instance asks for
 	lastSeq     atomic.Uint64   // the consumer sequence of the last message; not in exclusive mode
 	wentBack    atomic.Bool     // lastSeq did, since the last look
 	wakeups     chan struct{}   // wakes the supervision

@@ -18,16 +18,27 @@ type heeded struct {
 	strayed string          // what would lose messages, and was put right unless err says otherwise
 	err     error           // why it could not be put right
 	from    durable.Durable // as the look found it
+	behind  uint64          // the sequence up to which nothing was skipped
+	rewound bool            // nor behind that: it is delivered once more
 	unnoted error           // why it could not be noted which messages this instance returns
 }
 
 // heed puts right what would lose messages. It runs in the look's goroutine, and changes
 // d to what the server then has.
 func (c *Consumer) heed(ctx context.Context, last durable.Durable, d *durable.Durable) heeded {
-	h := heeded{strayed: d.Strayed(c.cfg.Spec), from: *d}
+	h := heeded{strayed: d.Strayed(c.cfg.Spec), from: *d, behind: last.Delivered}
 	anew := !d.Created.Equal(last.Created) && d.StreamCreated.Equal(last.StreamCreated)
+	if anew {
+		h.behind = last.Floor
+	}
 	if h.strayed != "" || anew {
 		h.err = c.client.PutRight(ctx, d, c.cfg.Spec)
+	}
+	if anew && len(h.from.Lacks(c.cfg.Subjects)) > 0 && !c.cfg.Exclusive { // whose resets are its own
+		c.passedOver = &last.Floor
+	}
+	if h.err == nil && c.passedOver != nil {
+		c.rewind(ctx, d, &h)
 	}
 	if h.err == nil {
 		h.unnoted = c.noteForeign(ctx, *d)
@@ -35,18 +46,30 @@ func (c *Consumer) heed(ctx context.Context, last durable.Durable, d *durable.Du
 	return h
 }
 
+// rewind has a durable deliver once more what it has passed because somebody made it for
+// less than this instance asks for: most likely an instance that does.
+func (c *Consumer) rewind(ctx context.Context, d *durable.Durable, h *heeded) {
+	if h.behind = *c.passedOver; d.Delivered > h.behind {
+		h.rewound, h.err = c.client.Rewind(ctx, d, h.behind)
+	}
+	if h.err == nil {
+		c.passedOver = nil
+	}
+}
+
 // noticeChanges tells what somebody else changed since the last look. An error that it
 // returns ends the consumer.
 func (c *Consumer) noticeChanges(f finding) error {
 	last, now, h := c.durable, f.durable, f.heeded
 	switch {
-	case f.gone != nil || !now.StreamCreated.Equal(last.StreamCreated):
-		c.beginSequence()
-		return nil //nolint:nilerr // told, and repaired
 	case h.err != nil && !jsapi.Passing(h.err) && !jsapi.Missing(h.err):
 		return fmt.Errorf("natty: consumer %q no longer fits, somebody has changed it: %w", c.cfg.Durable, h.err)
+	case f.gone != nil || !now.StreamCreated.Equal(last.StreamCreated):
+		c.beginSequence()
+		c.noticeStrayed(h)
+		return nil //nolint:nilerr // told, and repaired
 	}
-	c.noticeStrayed(last, h)
+	c.noticeStrayed(h)
 	c.tell("note", h.unnoted != nil, "note which messages it returns: %w", h.unnoted)
 	anew := !now.Created.Equal(last.Created)
 	if !c.cfg.Exclusive { // whose resets are its own
@@ -67,18 +90,17 @@ func (c *Consumer) noticeChanges(f finding) error {
 }
 
 // noticeStrayed tells what would have lost messages, and was put right or will be.
-func (c *Consumer) noticeStrayed(last durable.Durable, h heeded) {
+func (c *Consumer) noticeStrayed(h heeded) {
 	switch {
 	case h.err != nil && c.told.Open("put right"):
-		c.strayedAt = last.Delivered
+		c.strayedAt = h.behind
 		c.report(c.errorf("somebody has changed it (%s), and it cannot be put right yet: %w", h.strayed, h.err))
-	case h.err == nil && h.strayed != "":
-		since := last.Delivered
+	case h.err == nil && (h.strayed != "" || h.rewound):
 		if c.told.Resolve("put right") {
-			since = min(since, c.strayedAt)
+			h.behind = min(h.behind, c.strayedAt)
 		}
 		c.report(c.errorf("somebody has changed it, and it was put right: %s%s",
-			h.strayed, skipped(since, h.from, c.cfg.Subjects)))
+			h.strayed, h.skipped(c.cfg.Subjects)))
 	case h.err == nil:
 		c.told.Resolve("put right")
 	}
@@ -126,16 +148,18 @@ func (c *Consumer) noticeFilters(last, now durable.Durable) {
 
 // skipped says which messages may have been skipped while filters were missing, or "".
 // They are behind the last sequence that was delivered while all was well.
-func skipped(behind uint64, found durable.Durable, asked []string) string {
-	missing := found.Lacks(asked)
+func (h heeded) skipped(asked []string) string {
+	missing := h.from.Lacks(asked)
 	switch {
+	case h.rewound:
+		return fmt.Sprintf("; it was reset to behind sequence %d, so that nothing is skipped", h.behind)
 	case len(missing) == 0:
 		return ""
-	case found.Delivered <= behind:
+	case h.from.Delivered <= h.behind:
 		return "; nothing was delivered meanwhile behind which messages could have been skipped"
 	}
 	return fmt.Sprintf("; messages of %s between the sequences %d and %d may have been skipped",
-		strings.Join(missing, " "), behind, found.Delivered)
+		strings.Join(missing, " "), h.behind, h.from.Delivered)
 }
 
 // durableWarning returns what Health warns of because of the durable, and tells of what

@@ -209,7 +209,7 @@ func TestSkippedMessagesAreToldSinceTheFilterWasMissedFirst(t *testing.T) {
 	look := func(delivered uint64, err error) {
 		now := w.durable
 		now.Config.FilterSubjects, now.Delivered = []string{"s.a"}, delivered
-		strayed := heeded{strayed: now.Strayed(w.cfg.Spec), err: err, from: now}
+		strayed := heeded{strayed: now.Strayed(w.cfg.Spec), err: err, from: now, behind: w.durable.Delivered}
 		require.NoError(t, w.noticeChanges(finding{durable: now, heeded: strayed}))
 		w.durable.Delivered = delivered
 	}

@@ -61,10 +61,11 @@ func (s *supervision) look(ctx context.Context, why error) {
 			s.healing.Store(true)
 			f.gone = f.err
 			f.durable, f.healed, f.err = s.c.heal(ctx, f.durable)
-		} else if f.err == nil {
-			if f.whole {
-				f.behind = s.c.client.KeepUp(ctx, f.durable)
-			}
+		} else if f.err == nil && f.whole {
+			f.behind = s.c.client.KeepUp(ctx, f.durable)
+		}
+		// A durable that is gone may have been recreated by somebody else, for less.
+		if f.err == nil && (f.gone == nil || f.durable.Strayed(s.c.cfg.Spec) != "") {
 			f.heeded = s.c.heed(ctx, last, &f.durable)
 		}
 		checked <- f
@@ -228,8 +229,11 @@ func (c *Consumer) healOnce(ctx context.Context, lost durable.Durable) (durable.
 		return lost, "", err
 	}
 	if !made {
-		did = "another instance made it again"
+		did = "another instance recreated it"
 	}
 	d := durable.Durable{Stream: lost.Stream, Name: lost.Name}
-	return d, did, c.client.Refresh(ctx, &d)
+	if err = c.client.Refresh(ctx, &d); d.BeginsBehind(lost.Floor) {
+		did += "; it begins at a position of its own, so that messages may be skipped"
+	}
+	return d, did, err
 }

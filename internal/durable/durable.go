@@ -200,6 +200,18 @@ func (c *Manager) create(ctx context.Context, stream string, cfg jetstream.Consu
 	}
 }
 
+// BeginsBehind reports whether d was made so that it may skip messages behind a floor.
+func (d Durable) BeginsBehind(floor uint64) bool {
+	switch d.Config.DeliverPolicy {
+	case jetstream.DeliverAllPolicy:
+		return false
+	case jetstream.DeliverByStartSequencePolicy:
+		return d.Config.OptStartSeq > floor+1
+	default:
+		return true
+	}
+}
+
 // Refresh reads what the server knows about d.
 func (c *Manager) Refresh(ctx context.Context, d *Durable) error {
 	stream, err := c.API.StreamInfo(ctx, d.Stream, "")

@@ -112,14 +112,40 @@ func (c *Manager) removed(ctx context.Context, stream string) (bool, error) {
 	return slices.Equal(before, after) && info.State.Consumers <= len(after), err
 }
 
-// beginBehind sets a paused durable to the message behind lost's floor, and resumes it.
-func (c *Manager) beginBehind(ctx context.Context, lost Durable) error {
+// Rewind has a durable deliver once more what is behind a floor. It reports false where
+// the server, or this user, cannot.
+func (c *Manager) Rewind(ctx context.Context, d *Durable, floor uint64) (bool, error) {
+	info, err := c.API.StreamInfo(ctx, d.Stream, "")
+	if err != nil {
+		return false, err
+	}
+	if jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(info.Config.Metadata)) != nil {
+		return false, nil
+	}
+	if err := c.reset(ctx, *d, floor); err != nil {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			err = nil
+		}
+		return false, err
+	}
+	return true, c.Refresh(ctx, d)
+}
+
+func (c *Manager) reset(ctx context.Context, d Durable, floor uint64) error {
 	err := c.API.Persist(ctx, func(ctx context.Context) error {
-		_, err := c.API.Via(ctx).ResetConsumerToSequence(ctx, lost.Stream, lost.Name, lost.Floor+1)
+		_, err := c.API.Via(ctx).ResetConsumerToSequence(ctx, d.Stream, d.Name, floor+1)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("reset to sequence %d: %w", lost.Floor+1, err)
+		return fmt.Errorf("reset to sequence %d: %w", floor+1, err)
+	}
+	return nil
+}
+
+// beginBehind sets a paused durable to the message behind lost's floor, and resumes it.
+func (c *Manager) beginBehind(ctx context.Context, lost Durable) error {
+	if err := c.reset(ctx, lost, lost.Floor); err != nil {
+		return err
 	}
 	return c.API.Persist(ctx, func(ctx context.Context) error {
 		_, err := c.API.Via(ctx).ResumeConsumer(ctx, lost.Stream, lost.Name)

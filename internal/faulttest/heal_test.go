@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -101,6 +102,67 @@ func TestDurableOfThreeInstancesWithMessagesInFlightIsMadeAgain(t *testing.T) {
 	close(hold)
 	testkit.Eventually(t, func() bool { return seen.Distinct() == n }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "and acknowledged")
+}
+
+// An instance of an older version asks for s.a alone. What it makes begins with that, and
+// would never deliver what another instance asks for and has been passed.
+func TestDurableThatAnInstanceMadeThatAsksForLessSkipsNothing(t *testing.T) {
+	t.Parallel()
+	for name, instead := range map[string]bool{"before it is missed": false, "instead": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := nattytest.Server(t)
+			link := nattytest.Proxy(t, server.URL())
+			c, direct := testkit.ConnectTo(t, link.URL()), testkit.ConnectTo(t, server.URL())
+			testkit.Ensure(t, direct, "S", "s.*")
+			var seen, older testkit.Tally
+			report, errs := testkit.OnError()
+			cfg := natty.ConsumerConfig{Subjects: []string{"s.a", "s.b"}, Durable: "d", OnError: report}
+			testkit.ProcessAtPace(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+			testkit.Fill(t, direct, "s.b", 10)
+			testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "ten are handled, and that is known")
+
+			publish := func() {
+				for i := 10; i < 20; i++ {
+					require.NoError(t, direct.Publish(testkit.Ctx(t), "s.b", fmt.Append(nil, i)))
+				}
+				require.NoError(t, direct.Publish(testkit.Ctx(t), "s.a", []byte("last")))
+			}
+			makeLess := func() {
+				less := cfg
+				less.Subjects, less.OnError = []string{"s.a"}, nil
+				testkit.Process(t, direct, less, func(_ context.Context, msg *nats.Msg) error { older.Add(msg); return nil })
+				testkit.Eventually(t, func() bool { return older.Distinct() == 1 }, "the older one has passed them")
+			}
+			if instead {
+				made := make(chan struct{})
+				var once sync.Once
+				_, err := direct.Conn().Subscribe("$JS.API.CONSUMER.NAMES.S", func(*nats.Msg) { once.Do(func() { close(made) }) })
+				require.NoError(t, err)
+				require.NoError(t, direct.Conn().Flush())
+				link.Delay(200 * time.Millisecond)
+				require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "d"))
+				publish()
+				<-made // it has missed the durable, and is about to recreate it
+				makeLess()
+				link.Delay(0)
+			} else {
+				link.Refuse(true)
+				link.Cut()
+				require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "d"))
+				publish()
+				makeLess()
+				link.Refuse(false)
+			}
+			testkit.Eventually(t, func() bool { return seen.Distinct() >= 20 }, "what came meanwhile is handled")
+			testkit.Eventually(t, testkit.Settled(direct, "S", "d"), "and acknowledged")
+			told := ""
+			for len(errs) > 0 {
+				told += (<-errs).Error() + "\n"
+			}
+			assert.Contains(t, told, "its filters no longer receive s.b; it was reset to behind sequence 10, so that nothing is skipped")
+		})
+	}
 }
 
 // The server takes a while to remove a folder with many files. It had removed those of the
