@@ -45,7 +45,7 @@ func (c *Manager) RecreateDurable(
 	config.Metadata = maps.Clone(config.Metadata)
 	isServers := func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }
 	maps.DeleteFunc(config.Metadata, isServers)
-	resets := jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(stream.Metadata)) == nil
+	resets := c.resets(stream)
 	switch {
 	case lost.Floor == 0:
 	case resets:
@@ -112,6 +112,11 @@ func (c *Manager) removed(ctx context.Context, stream string) (bool, error) {
 	return slices.Equal(before, after) && info.State.Consumers <= len(after), err
 }
 
+// resets reports whether the server of a stream can reset a consumer.
+func (c *Manager) resets(stream jetstream.StreamConfig) bool {
+	return jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(stream.Metadata)) == nil
+}
+
 // Rewind has a durable deliver once more what is behind a floor. It reports false where
 // the server, or this user, cannot.
 func (c *Manager) Rewind(ctx context.Context, d *Durable, floor uint64) (bool, error) {
@@ -119,13 +124,14 @@ func (c *Manager) Rewind(ctx context.Context, d *Durable, floor uint64) (bool, e
 	if err != nil {
 		return false, err
 	}
-	if jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(info.Config.Metadata)) != nil {
-		return false, nil
+	resets := c.resets(info.Config)
+	if resets {
+		err = c.reset(ctx, *d, floor)
 	}
-	if err := c.reset(ctx, *d, floor); err != nil {
-		if errors.Is(err, nats.ErrPermissionViolation) {
-			err = nil
-		}
+	switch {
+	case !resets, errors.Is(err, nats.ErrPermissionViolation):
+		return false, nil
+	case err != nil:
 		return false, err
 	}
 	return true, c.Refresh(ctx, d)
