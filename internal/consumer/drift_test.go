@@ -226,6 +226,19 @@ func TestSkippedMessagesAreToldSinceTheFilterWasMissedFirst(t *testing.T) {
 	assert.Contains(t, told[0], "messages of s.b between the sequences 7 and 9")
 }
 
+// It was recreated by somebody else, and cannot be reset.
+func TestSkippedMessagesOfADeletedDurableAreToldBehindItsFloor(t *testing.T) {
+	t.Parallel()
+	w := watch(t, Config{Spec: durable.Spec{Subjects: []string{"s.a", "s.b"}}}, accept)
+	now := w.durable
+	now.Created, now.Delivered, now.Config.FilterSubjects = now.Created.Add(time.Second), 9, []string{"s.a"}
+	h := heeded{strayed: now.Strayed(w.cfg.Spec), from: now, behind: 3}
+	require.NoError(t, w.noticeChanges(finding{durable: now, heeded: h, gone: jetstream.ErrConsumerNotFound}))
+	told := w.told()
+	require.Len(t, told, 1)
+	assert.Contains(t, told[0], "messages of s.b between the sequences 3 and 9 may have been skipped")
+}
+
 func TestNoMessageRunsTwiceAtOnceWhenItsDurableBeginsAgain(t *testing.T) {
 	t.Parallel()
 	for name, again := range map[string]func(w *watched){
