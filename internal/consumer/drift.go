@@ -18,8 +18,8 @@ type heeded struct {
 	strayed string          // what would lose messages, and was put right unless err says otherwise
 	err     error           // why it could not be put right
 	from    durable.Durable // as the look found it
-	behind  uint64          // the sequence up to which nothing was skipped
-	rewound bool            // nor behind that: it is delivered once more
+	behind  uint64          // up to this sequence nothing was skipped
+	rewound bool            // the durable was reset to behind it, so that nothing was skipped at all
 	unnoted error           // why it could not be noted which messages this instance returns
 }
 
@@ -46,8 +46,8 @@ func (c *Consumer) heed(ctx context.Context, last durable.Durable, d *durable.Du
 	return h
 }
 
-// rewind has a durable deliver once more what it has passed because somebody made it for
-// less than this instance asks for: most likely an instance that does.
+// rewind resets a durable that somebody recreated for less than this instance asks for,
+// most likely an instance of an older version. It has passed what it did not ask for.
 func (c *Consumer) rewind(ctx context.Context, d *durable.Durable, h *heeded) {
 	if h.behind = *c.passedOver; d.Delivered > h.behind {
 		h.rewound, h.err = c.client.Rewind(ctx, d, h.behind)

@@ -33,7 +33,6 @@ func inState(c *natty.Client, s natty.ConsumerState) func() bool {
 	return func() bool { return testkit.Only(c).State == s }
 }
 
-// Only instances of the older version are left: what they did not ask for must wait.
 // The durable has no filters, and neither these nor the stream's subjects say what comes.
 func TestMessagesOfASubjectThatTheStreamHasLostAreNotReturnedInSilence(t *testing.T) {
 	t.Parallel()
@@ -71,6 +70,7 @@ func TestMessagesOfASubjectThatTheStreamHasLostAreNotReturnedInSilence(t *testin
 	}
 }
 
+// Only instances of the older version are left: what they did not ask for must wait.
 func TestMessagesThatAnInstanceDidNotAskForWaitForOneThatDid(t *testing.T) {
 	t.Parallel()
 	older, newer := group(t)
