@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -85,20 +86,20 @@ func (c *Consumer) noteLeft(s string) {
 	}
 }
 
-// notAsked returns the filters of d that bring what this instance did not ask for.
-func (c *Consumer) notAsked(d durable.Durable) []string {
-	filters := d.NotAsked(c.cfg.Subjects)
+// withLeft adds to filters, which bring what this instance did not ask for, a subject
+// that the stream has lost.
+func (c *Consumer) withLeft(filters []string) []string {
 	left := c.foreign.left.Load()
 	if left == nil || time.Since(left.at) > leftFor || subject.AnyCovers(filters, left.subject) {
 		return filters
 	}
-	return append(filters, left.subject)
+	return append(slices.Clip(filters), left.subject)
 }
 
 // noteForeign notes in the durable's metadata that this instance is about to
 // return messages. The server's count of deliveries then condemns none of them.
 func (c *Consumer) noteForeign(ctx context.Context, d durable.Durable) error {
-	filters := c.notAsked(d)
+	filters := c.withLeft(d.NotAsked(c.cfg.Subjects))
 	if len(filters) == 0 || c.cfg.Exclusive {
 		return nil
 	}
@@ -112,7 +113,7 @@ func (c *Consumer) setForeign(d durable.Durable) string {
 	f := &c.foreign
 	filters := d.NotAsked(c.cfg.Subjects)
 	f.filters.Store(&filters)
-	f.notAsked = c.notAsked(d)
+	f.notAsked = c.withLeft(filters)
 	f.seen.Store(false)
 	c.setReturned(d.Returned())
 	if len(f.notAsked) == 0 {
