@@ -344,16 +344,15 @@ func (cn *Conn) onAsyncError(err error) {
 	if cn.closing.Err() != nil {
 		return
 	}
+	news := cn.Link.setReason(err) // before those who learn of it here look at Health
 	if r, ok := refusalOf(err); ok {
 		if !r.Subscribe {
 			cn.fail(r.Subject, err)
 		}
-		if !cn.Link.refuse(r) {
-			cn.Link.setReason(err)
-			return
-		}
+		news = cn.Link.refuse(r) && news
 	}
-	if cn.reportError(err) {
+	if news {
+		cn.notifyError(err)
 		cn.log.Warn("natty: reported by the connection", "error", err)
 	}
 }
