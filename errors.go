@@ -116,7 +116,8 @@ func (e *DriftError) Error() string {
 		if i == 0 {
 			sep = ": "
 		}
-		fmt.Fprintf(&b, "%s%s is %s, wanted %s", sep, d.Field, d.Have, d.Want)
+		have, want := jsapi.Readable(d.Field, d.Have), jsapi.Readable(d.Field, d.Want)
+		fmt.Fprintf(&b, "%s%s is %s, wanted %s", sep, d.Field, have, want)
 	}
 	fmt.Fprintf(&b, "; ask for what is there, or %s", elsewhere[e.Kind])
 	if e.Err != nil {

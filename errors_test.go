@@ -35,8 +35,11 @@ func TestDriftErrorSaysWhatItWouldCostToDeleteWhatIsThere(t *testing.T) {
 		"bucket":   "deleting this one deletes them",
 		"consumer": "deleting the consumer deletes its position",
 	} {
-		err := &natty.DriftError{Kind: kind, Name: "x", Differences: []natty.Difference{{Field: "f", Have: "1", Want: "2"}}}
-		assert.Contains(t, err.Error(), "cannot be changed: f is 1, wanted 2; ask for what is there, or ")
+		err := &natty.DriftError{Kind: kind, Name: "x", Differences: []natty.Difference{
+			{Field: "f", Have: "1", Want: "2"}, {Field: "max_age", Have: "60000000000", Want: "1000000"},
+		}}
+		assert.Contains(t, err.Error(),
+			"cannot be changed: f is 1, wanted 2; max_age is 1m0s, wanted 1ms; ask for what is there, or ")
 		assert.Contains(t, err.Error(), cost)
 	}
 }

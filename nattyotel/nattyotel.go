@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -261,7 +262,7 @@ func (t *Tracer) linksOf(msgs []*nats.Msg) (links []trace.Link) {
 
 // repeats reports whether a message comes from a schedule that goes on.
 func repeats(h nats.Header) bool {
-	next := h.Get("Nats-Schedule-Next")
+	next := h.Get(jetstream.ScheduleNextHeader)
 	return next != "" && next != "purge"
 }
 

@@ -19,12 +19,6 @@ import (
 // and for no consumer: the consumers' filters leave it out.
 const HolderPrefix = "$NATTY.schedule."
 
-// HeaderSchedule is the header of a holder that says when its message is published.
-const HeaderSchedule = "Nats-Schedule"
-
-// HeaderScheduleTarget is the header of a holder with the subject to publish on.
-const HeaderScheduleTarget = "Nats-Schedule-Target"
-
 // metaWholeStream marks a durable that is to receive all of its stream but the
 // schedules: its filters follow the stream's subjects.
 const metaWholeStream = "natty.whole_stream"
@@ -37,7 +31,7 @@ func Holders(stream string) string { return HolderPrefix + stream + ".*" }
 // transform has that one's holders on subjects of its own. The server takes these
 // headers only for a schedule.
 func IsHolder(m *nats.Msg) bool {
-	return m.Header.Get(HeaderSchedule) != "" && m.Header.Get(HeaderScheduleTarget) != ""
+	return m.Header.Get(jetstream.ScheduleHeader) != "" && m.Header.Get(jetstream.ScheduleTargetHeader) != ""
 }
 
 // KeepsOut reports whether the filters of a durable are to leave out a holder with this

@@ -87,7 +87,7 @@ func TestWholeStreamDurablesFollowATransformBeforeItIsGiven(t *testing.T) {
 
 func TestHoldersAreKnownByTheirHeaders(t *testing.T) {
 	t.Parallel()
-	holder := nats.Header{HeaderSchedule: {"@every 1s"}, HeaderScheduleTarget: {"s.a"}}
+	holder := nats.Header{jetstream.ScheduleHeader: {"@every 1s"}, jetstream.ScheduleTargetHeader: {"s.a"}}
 	assert.True(t, IsHolder(&nats.Msg{Subject: HolderPrefix + "S.x", Header: holder}))
 	assert.True(t, IsHolder(&nats.Msg{Subject: "copy." + HolderPrefix + "S.x", Header: holder}), "sourced with a transform")
 	assert.False(t, IsHolder(&nats.Msg{Subject: "s.a", Header: nats.Header{"Nats-Scheduler": {"x"}, "Nats-Schedule-Next": {"purge"}}}))

@@ -32,7 +32,7 @@ func (a *Client) logChanged(r Resource, diffs []Difference) {
 	}
 	changed := make([]any, len(diffs))
 	for i, d := range diffs {
-		changed[i] = slog.String(d.Field, readable(d.Field, d.Have)+" -> "+readable(d.Field, d.Want))
+		changed[i] = slog.String(d.Field, Readable(d.Field, d.Have)+" -> "+Readable(d.Field, d.Want))
 	}
 	keys := append(r.logKeys(), slog.Group("changed", changed...))
 	if r.Kind == "" {
@@ -62,8 +62,9 @@ var durations = []string{
 	"subject_delete_marker_ttl",
 }
 
-// readable writes a duration as such.
-func readable(field, value string) string {
+// Readable writes the value of a setting, as it stands in a Difference, for people: a
+// duration as such.
+func Readable(field, value string) string {
 	if ns, err := json.Number(value).Int64(); err == nil && slices.Contains(durations, field) {
 		return time.Duration(ns).String()
 	}

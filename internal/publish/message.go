@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Clone returns a copy of msg whose headers can be set without changing the caller's.
@@ -29,7 +30,7 @@ func Clone(msg *nats.Msg) *nats.Msg {
 // for the rest of that batch, or remove the schedule.
 func inherited(name string) bool {
 	switch name {
-	case headerBatchID, headerBatchSequence, headerBatchCommit, "Nats-Scheduler", "Nats-Schedule-Next":
+	case headerBatchID, headerBatchSequence, headerBatchCommit, jetstream.SchedulerHeader, jetstream.ScheduleNextHeader:
 		return true
 	}
 	return false

@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natty-go/natty/internal/backoff"
-	"github.com/natty-go/natty/internal/durable"
 	"github.com/natty-go/natty/internal/jsapi"
 )
 
@@ -130,7 +129,7 @@ func (p *put) oldSequence() uint64 {
 func (p *put) isSame() bool {
 	want := p.s.holder(p.cfg)
 	for _, name := range []string{
-		durable.HeaderSchedule, durable.HeaderScheduleTarget, headerTimeZone, headerTTL, jetstream.MsgTTLHeader,
+		jetstream.ScheduleHeader, jetstream.ScheduleTargetHeader, jetstream.ScheduleTimeZoneHeader, jetstream.ScheduleTTLHeader, jetstream.MsgTTLHeader,
 	} {
 		if p.old.header.Get(name) != want.Header.Get(name) {
 			return false
@@ -155,10 +154,10 @@ func (p *put) nextOf(ctx context.Context, old held) (time.Time, error) {
 		return time.Time{}, err
 	}
 	h, _ := nats.DecodeHeadersMsg(m.Header)
-	if h.Get(headerScheduler) != holderSubject(p.cfg.Name, old.ID) {
+	if h.Get(jetstream.SchedulerHeader) != holderSubject(p.cfg.Name, old.ID) {
 		return time.Time{}, nil
 	}
-	next, _ := time.Parse(time.RFC3339Nano, h.Get(headerNext))
+	next, _ := time.Parse(time.RFC3339Nano, h.Get(jetstream.ScheduleNextHeader))
 	return next, nil
 }
 

@@ -53,15 +53,8 @@ type Keeper struct {
 	Pause time.Duration
 }
 
-const (
-	headerScheduler = "Nats-Scheduler"     // of what it publishes: the holder
-	headerNext      = "Nats-Schedule-Next" // of what it publishes: when it does so again
-	headerTTL       = "Nats-Schedule-TTL"
-	headerTimeZone  = "Nats-Schedule-Time-Zone"
-
-	// never is the TTL of a message that MaxAge does not remove.
-	never = "never"
-)
+// never is the TTL of a message that MaxAge does not remove.
+const never = "never"
 
 // holderSubject is where a stream keeps the schedule of an ID.
 func holderSubject(stream, id string) string { return durable.HolderPrefix + stream + "." + id }
@@ -86,13 +79,13 @@ func (s Schedule) pattern() string {
 // holder makes the message that holds the schedule.
 func (s Schedule) holder(cfg jetstream.StreamConfig) *nats.Msg {
 	h := usersHeader(s.Msg.Header)
-	h[durable.HeaderSchedule] = []string{s.pattern()}
-	h[durable.HeaderScheduleTarget] = []string{s.Msg.Subject}
+	h[jetstream.ScheduleHeader] = []string{s.pattern()}
+	h[jetstream.ScheduleTargetHeader] = []string{s.Msg.Subject}
 	if s.TimeZone != "" {
-		h[headerTimeZone] = []string{s.TimeZone}
+		h[jetstream.ScheduleTimeZoneHeader] = []string{s.TimeZone}
 	}
 	if s.TTL > 0 {
-		h[headerTTL] = []string{s.TTL.String()}
+		h[jetstream.ScheduleTTLHeader] = []string{s.TTL.String()}
 	}
 	if cfg.AllowMsgTTL { // MaxAge may be given later
 		h[jetstream.MsgTTLHeader] = []string{never}
@@ -103,12 +96,12 @@ func (s Schedule) holder(cfg jetstream.StreamConfig) *nats.Msg {
 // fired returns the headers with which the server publishes the message.
 func (s Schedule) fired(stream string) nats.Header {
 	h := usersHeader(s.Msg.Header)
-	h[headerScheduler] = []string{holderSubject(stream, s.ID)}
+	h[jetstream.SchedulerHeader] = []string{holderSubject(stream, s.ID)}
 	next := "purge"
 	if s.repeats() {
 		next = "2006-01-02T15:04:05.999999999+07:00" // at its longest
 	}
-	h[headerNext] = []string{next}
+	h[jetstream.ScheduleNextHeader] = []string{next}
 	if s.TTL > 0 {
 		h[jetstream.MsgTTLHeader] = []string{s.TTL.String()}
 	}
@@ -148,12 +141,12 @@ func read(stream string, m *jsapi.StoredMsg) (held, error) {
 func parse(stream string, m *jsapi.StoredMsg, h nats.Header) held {
 	s := held{sequence: m.Sequence, made: m.Time, header: h}
 	s.ID = strings.TrimPrefix(m.Subject, durable.HolderPrefix+stream+".")
-	s.Msg = &nats.Msg{Subject: h.Get(durable.HeaderScheduleTarget), Header: usersHeader(h), Data: m.Data}
-	s.TimeZone = h.Get(headerTimeZone)
+	s.Msg = &nats.Msg{Subject: h.Get(jetstream.ScheduleTargetHeader), Header: usersHeader(h), Data: m.Data}
+	s.TimeZone = h.Get(jetstream.ScheduleTimeZoneHeader)
 	// A value that cannot be parsed stays zero: another program wrote it, and the rest
 	// can be read.
-	s.TTL, _ = time.ParseDuration(h.Get(headerTTL))
-	pattern := h.Get(durable.HeaderSchedule)
+	s.TTL, _ = time.ParseDuration(h.Get(jetstream.ScheduleTTLHeader))
+	pattern := h.Get(jetstream.ScheduleHeader)
 	if at, ok := strings.CutPrefix(pattern, "@at "); ok {
 		s.At, _ = time.Parse(time.RFC3339Nano, at)
 	} else if every, ok := strings.CutPrefix(pattern, "@every "); ok {

@@ -40,13 +40,13 @@ func (a *Account) readLeases(ctx context.Context, info *jetstream.StreamInfo) ([
 	}
 	var all []Lease
 	for _, msg := range msgs {
-		key := strings.TrimPrefix(msg.Header.Get("Nats-Subject"), "$KV."+bucket+".")
+		key := strings.TrimPrefix(msg.Header.Get(jetstream.SubjectHeader), "$KV."+bucket+".")
 		if msg.Header.Get(headerLease) == "" || msg.Header.Get("KV-Operation") != "" ||
-			msg.Header.Get("Nats-Marker-Reason") != "" || strings.HasSuffix(key, termSuffix) {
+			msg.Header.Get(jetstream.MarkerReasonHeader) != "" || strings.HasSuffix(key, termSuffix) {
 			continue
 		}
 		l := Lease{Kind: "leader", Bucket: bucket, Key: key, Owner: string(msg.Data)}
-		l.Renewed, _ = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp"))
+		l.Renewed, _ = time.Parse(time.RFC3339Nano, msg.Header.Get(jetstream.TimeStampHeaer))
 		ttl := cfg.MaxAge
 		if own := msg.Header.Get(jetstream.MsgTTLHeader); own != "" {
 			if own == "never" { // a value that the leader has put
