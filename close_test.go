@@ -133,12 +133,16 @@ func TestEverythingAfterCloseIsErrClosed(t *testing.T) {
 	node := nattytest.Server(t)
 	c := testkit.ConnectTo(t, node.URL())
 	testkit.Ensure(t, c, "ORDERS", "orders.>")
+	_, err := c.Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL))
+	require.NoError(t, err) // Close releases it
 	require.NoError(t, c.Close(testkit.Ctx(t)))
+	_, lockErr := c.Lock(testkit.Ctx(t), testkit.Door(testkit.LeaseTTL)) // a moment after that
 	_, ensureErr := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
 	_, publishErr := c.PublishMsg(testkit.Ctx(t), nats.NewMsg("orders.new"))
 	for name, err := range map[string]error{
 		"Publish":      c.Publish(testkit.Ctx(t), "orders.new", nil),
 		"PublishMsg":   publishErr,
+		"Lock":         lockErr,
 		"EnsureStream": ensureErr,
 		"Process": c.Process(testkit.Ctx(t), natty.ConsumerConfig{Subjects: []string{"orders.>"}},
 			func(context.Context, *nats.Msg) error { return nil }),

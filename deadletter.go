@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/natty-go/natty/internal/consumer"
+	"github.com/natty-go/natty/internal/jsapi"
 )
 
 // DeadLetter is a message that a consumer could not handle. Whoever may publish on the
@@ -52,7 +53,7 @@ func (c *Client) DeadLetters(ctx context.Context, subject string) iter.Seq2[Dead
 	return func(yield func(DeadLetter, error) bool) {
 		c.consumers.EachLetter(ctx, subject, func(l consumer.StoredLetter, err error) bool {
 			if err != nil {
-				err = fmt.Errorf("natty: dead letters of %q: %w", subject, err)
+				err = jsapi.About(fmt.Sprintf("dead letters of %q", subject), err)
 			}
 			return yield(letterOf(l), err)
 		})
@@ -119,7 +120,7 @@ func (c *Client) Redrive(ctx context.Context, subject string, pick func(DeadLett
 		errs = append(errs, fmt.Errorf("and %d more", more))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return n, fmt.Errorf("natty: redrive %q: %w", subject, err)
+		return n, jsapi.About(fmt.Sprintf("redrive %q", subject), err)
 	}
 	return n, nil
 }

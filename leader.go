@@ -151,7 +151,7 @@ func (e *election) term(ctx context.Context) (over bool, err error) {
 	defer e.leave(l)()
 	term, err := l.BeginTerm()
 	if err != nil {
-		return false, fmt.Errorf("natty: begin a term: %w", err)
+		return false, jsapi.About("begin a term", err)
 	}
 	l.Keep()
 	e.troubles.ResolveAll()

@@ -67,7 +67,7 @@ func (c *Client) TryLock(ctx context.Context, cfg LockConfig) (*Lease, error) {
 			err = ErrLocked
 		}
 		if err != nil {
-			return nil, fmt.Errorf("natty: %s: %w", k.Name(), err)
+			return nil, k.About(err)
 		}
 		return l, nil
 	})
@@ -97,14 +97,14 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig,
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
-	if err := c.standBack(ctx, &k); err != nil {
-		return nil, err
+	var taken *lease.Lease
+	if err = c.standBack(ctx, &k); err == nil {
+		taken, err = acquire(ctx, &k, cfg.Owner)
 	}
-	taken, err := acquire(ctx, &k, cfg.Owner)
-	if err != nil && c.life.Err() != nil {
-		return nil, fmt.Errorf("natty: %s: %w", k.Name(), ErrClosed)
-	}
-	if err != nil {
+	switch {
+	case err != nil && c.life.Err() != nil:
+		return nil, k.About(ErrClosed)
+	case err != nil:
 		return nil, err
 	}
 	l := &Lease{l: taken, c: c, locked: true}
@@ -151,7 +151,10 @@ func (c *Client) standBack(ctx context.Context, k *lease.Key) error {
 	if last.IsZero() {
 		return nil
 	}
-	return backoff.Sleep(ctx, courtesy-time.Since(last))
+	if err := backoff.Sleep(ctx, courtesy-time.Since(last)); err != nil {
+		return k.About(err)
+	}
+	return nil
 }
 
 // Lease is the ownership of a key by a process: a lock, or the leadership of an

@@ -284,7 +284,7 @@ func (c *Client) Schedules(ctx context.Context, stream string) iter.Seq2[Schedul
 	return func(yield func(Schedule, error) bool) {
 		each := func(s schedule.Schedule) bool { return yield(Schedule(s), nil) }
 		if err := c.schedules.Each(ctx, stream, each); err != nil {
-			yield(Schedule{}, fmt.Errorf("natty: schedules of stream %q: %w", stream, err))
+			yield(Schedule{}, jsapi.About(fmt.Sprintf("schedules of stream %q", stream), err))
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (c *Consumer) noticeChanges(f finding) error {
 	last, now, h := c.durable, f.durable, f.heeded
 	switch {
 	case h.err != nil && !jsapi.Passing(h.err) && !jsapi.Missing(h.err):
-		return fmt.Errorf("natty: consumer %q no longer fits, somebody has changed it: %w", c.cfg.Durable, h.err)
+		return jsapi.About(fmt.Sprintf("consumer %q no longer fits, somebody has changed it", c.cfg.Durable), h.err)
 	case f.gone != nil || !now.StreamCreated.Equal(last.StreamCreated):
 		c.beginSequence()
 		c.noticeStrayed(h)

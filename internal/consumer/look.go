@@ -109,8 +109,8 @@ func (s *supervision) onFound(ctx context.Context, f finding) error {
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // the end of the consumer is no error
 	case f.gone != nil && f.err != nil:
-		return fmt.Errorf("natty: consumer %q on stream %q was deleted, and cannot be recreated: %w",
-			c.durable.Name, c.durable.Stream, f.err)
+		return jsapi.About(fmt.Sprintf("consumer %q on stream %q was deleted, and cannot be recreated",
+			c.durable.Name, c.durable.Stream), f.err)
 	case f.err != nil:
 		s.report(troubleAway, "no answer about it", f.err)
 		s.pause()

@@ -3,7 +3,9 @@ package jsapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -47,6 +49,15 @@ const (
 	CodeBatchTooManyInFlight jetstream.ErrorCode = 10210
 	CodeTimeZoneInvalid      jetstream.ErrorCode = 10223 // of a schedule
 )
+
+// About adds what an error is about. natty's name stands once, at the beginning.
+func About(what string, err error) error { return fmt.Errorf("natty: %s: %w", what, inner{err}) }
+
+type inner struct{ error }
+
+func (e inner) Error() string { return strings.TrimPrefix(e.error.Error(), "natty: ") }
+
+func (e inner) Unwrap() error { return e.error }
 
 // class is what an error of the server means for whoever sent the request. From passing
 // on, nothing is wrong with the request.

@@ -135,3 +135,12 @@ func TestWhatWasJustMadeIsAskedForUntilItIsKnown(t *testing.T) {
 	err = UntilKnown(ctx, jetstream.ErrStreamNotFound, func() error { return jetstream.ErrStreamNotFound })
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "the reason is kept")
 }
+
+func TestAboutNamesNattyOnceAndKeepsTheCause(t *testing.T) {
+	t.Parallel()
+	cause := fmt.Errorf("natty: stream %q: %w", "S", jetstream.ErrStreamNotFound)
+	err := About(`key "k"`, cause)
+	require.EqualError(t, err, `natty: key "k": stream "S": `+jetstream.ErrStreamNotFound.Error())
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+	require.ErrorIs(t, err, cause)
+}

@@ -56,12 +56,12 @@ func (k *Key) Ready(ctx context.Context) error {
 			"keeps %d revisions of a key, and an expired lease would uncover the one before; "+
 				"use a bucket with History 1, or change its max_msgs_per_subject", cfg.MaxMsgsPerSubject), nil))
 	case !b.PerKey && cfg.MaxAge != b.TTL:
-		return hopeless(fmt.Errorf("natty: bucket %q: %w: it has %v, and BucketTTL is %v; "+
+		return hopeless(fmt.Errorf("%w: it has %v, and BucketTTL is %v; "+
 			"use the same in all elections of a bucket, another bucket, or change its max_age",
-			b.Name, ErrBucketTTLMismatch, cfg.MaxAge, b.TTL))
+			ErrBucketTTLMismatch, cfg.MaxAge, b.TTL))
 	case b.PerKey && cfg.MaxAge > 0 && cfg.MaxAge < b.TTL:
-		return hopeless(fmt.Errorf("natty: bucket %q: %w: it has %v, which ends a lock of %v early; "+
-			"use another bucket, one without a TTL", b.Name, ErrBucketTTLMismatch, cfg.MaxAge, b.TTL))
+		return hopeless(fmt.Errorf("%w: it has %v, which ends a lock of %v early; "+
+			"use another bucket, one without a TTL", ErrBucketTTLMismatch, cfg.MaxAge, b.TTL))
 	case b.PerKey && !cfg.AllowMsgTTL && cfg.MaxAge != b.TTL: // with the same, the bucket's TTL will do
 		return hopeless(k.noTTLs(info))
 	}
@@ -71,7 +71,7 @@ func (k *Key) Ready(ctx context.Context) error {
 // noTTLs is the error for a bucket that does not heed the TTL of a key.
 func (k *Key) noTTLs(info *jetstream.StreamInfo) error {
 	if err := jsapi.Markers.MissingFrom(k.kv().API.ServerVersion(info.Config.Metadata)); err != nil {
-		return fmt.Errorf("natty: bucket %q: %w", k.Bucket, err)
+		return err
 	}
 	return k.kv().Invalid("bucket", k.Bucket, "does not heed the TTL of a key, so that the lock of a process "+
 		"that has crashed would stay for ever; use another bucket, or call EnsureBucket with its name and a "+
@@ -86,23 +86,16 @@ func (k *Key) describe(ctx context.Context) (*jetstream.StreamInfo, error) {
 	for n := 1; ; n++ {
 		info, err := k.kv().API.StreamInfo(ctx, stream, "")
 		if !jsapi.Missing(err) {
-			return info, k.named(err)
+			return info, err
 		}
 		made, err := k.make(ctx, stream)
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return made, k.named(err)
+			return made, err
 		}
 		if jsapi.CreatePause.Wait(ctx, n) != nil {
-			return nil, k.named(err)
+			return nil, err
 		}
 	}
-}
-
-func (k *Key) named(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("natty: bucket %q: %w", k.Bucket, err)
 }
 
 // make makes the bucket as nats.go would, in one request and with one thing more: its

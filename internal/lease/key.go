@@ -80,6 +80,9 @@ func (k *Key) trouble(kind string, err error) {
 // Name names the key in errors.
 func (k *Key) Name() string { return fmt.Sprintf("key %q of bucket %q", k.Key, k.Bucket) }
 
+// About adds which key an error is about.
+func (k *Key) About(err error) error { return jsapi.About(k.Name(), err) }
+
 // KeyState is what the key says.
 type KeyState struct {
 	Revision uint64

@@ -39,7 +39,7 @@ const (
 func (k *Key) Acquire(ctx context.Context, owner string) (*Lease, error) {
 	e, err := k.listen()
 	if err != nil {
-		return nil, fmt.Errorf("natty: %s: %w", k.Name(), err)
+		return nil, k.About(err)
 	}
 	defer e.close()
 	s := standby{key: k, ear: e}
@@ -64,7 +64,7 @@ func (k *Key) Acquire(ctx context.Context, owner string) (*Lease, error) {
 			err = s.failed(ctx, began, err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("natty: %s: %w", k.Name(), err)
+			return nil, k.About(err)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func (s *standby) failed(ctx context.Context, began time.Time, err error) error 
 		return jsapi.Because(pause, err)
 	}
 	if time.Since(s.failing) > passing {
-		s.key.trouble(kindOf(err), fmt.Errorf("natty: %s: %w", s.key.Name(), err))
+		s.key.trouble(kindOf(err), s.key.About(err))
 	}
 	return nil
 }
