@@ -172,9 +172,9 @@ func TestHealthSaysInWordsWhatIsWrong(t *testing.T) {
 		},
 		"an old handler": {
 			health: consumer(func(c *natty.ConsumerHealth) {
-				c.Handling, c.OldestHandling = 2, time.Now().Add(-4*time.Minute)
+				c.Handling, c.OldestHandling = 2, time.Now().Add(-4*time.Hour)
 			}),
-			explains: "the oldest of 2 running handlers runs for 4m",
+			explains: "the oldest of 2 running handlers runs for 4h",
 		},
 		"in flight elsewhere": {
 			health: consumer(func(c *natty.ConsumerHealth) { c.AckPending = 7 }), explains: "the server waits for AckWait",

@@ -155,8 +155,8 @@ func (a *Account) Redrive(ctx context.Context, subject string, places []Place, p
 
 // withoutCanceled takes out of what Redrive returns that it was told to stop.
 func withoutCanceled(err error) error {
-	several, ok := errors.Unwrap(err).(interface{ Unwrap() []error })
-	if !ok || !errors.Is(err, context.Canceled) {
+	var several interface{ Unwrap() []error } // one for each letter that stays
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &several) {
 		return err
 	}
 	return errors.Join(slices.DeleteFunc(slices.Clone(several.Unwrap()), func(one error) bool {
