@@ -19,10 +19,6 @@ const (
 	year = 365 * 24 * time.Hour
 	// longestPause is the longest Every.
 	longestPause = 10 * year
-	// LongestTTL is the longest TTL that natty gives a message. The server adds it to
-	// the time of day, in nanoseconds since 1970, which overflows in the year 2262: the
-	// message would then expire at once.
-	LongestTTL = 100 * year
 	// maxHeader is how many bytes of headers a stream stores.
 	maxHeader = 1<<16 - 1
 )
@@ -48,7 +44,7 @@ func (k *Keeper) Validate(s Schedule) error {
 	switch {
 	case s.TTL != 0 && (s.TTL < time.Second || s.TTL%time.Second != 0):
 		return k.Invalid("Schedule.TTL", s.TTL.String(), "is not a number of whole seconds", nil)
-	case s.TTL > LongestTTL:
+	case s.TTL > jsapi.LongestTTL:
 		return k.Invalid("Schedule.TTL", s.TTL.String(),
 			"is above a hundred years, and the server's clock overflows; leave it out for no TTL", nil)
 	}
