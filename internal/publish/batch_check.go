@@ -28,13 +28,13 @@ func (b *batch) take(msgs []*nats.Msg) error {
 		}
 		subjects[m.Subject] = i
 		m = Clone(m)
-		id := header(m.Header, jetstream.MsgIDHeader)
+		id := messageID(m.Header)
 		if id == "" {
 			id = b.pub.IDs.Next()
-			m.Header[jetstream.MsgIDHeader] = []string{id}
 		} else {
 			b.ownIDs = false
 		}
+		m.Header[jetstream.MsgIDHeader] = []string{id}
 		if other, ok := ids[id]; ok {
 			return b.pub.notSent(m, b.pub.Invalid(fmt.Sprintf("msgs[%d]", i), id, fmt.Sprintf(
 				"is the id of msgs[%d] too, and the server refuses such a batch; give each message its own", other), nil))

@@ -3,7 +3,9 @@ package publish
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"net/textproto"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -64,6 +66,14 @@ func header(h nats.Header, name string) string {
 	}
 	return ""
 }
+
+// messageID returns the id of a message as the server gets it: nats.go sends no blanks
+// around a header's value, and spaces for its line breaks. A blank id is none.
+func messageID(h nats.Header) string {
+	return lineBreaks.Replace(textproto.TrimString(header(h, jetstream.MsgIDHeader)))
+}
+
+var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
 // size is what the server's limits count: headers and data.
 func size(m *nats.Msg) int { return m.Size() - len(m.Subject) - len(m.Reply) }
