@@ -151,5 +151,9 @@ func (b *batch) fits(ctx context.Context, m *nats.Msg) error {
 	if limit := config.MaxMsgSize; limit > 0 && n > int(limit) {
 		return tooLargeFor(config, n)
 	}
+	if n := n - len(m.Data); n > MaxHeader { // the server does not say whose headers
+		return fmt.Errorf("%w: its headers have %d bytes, and a stream stores %d; carry less in them",
+			ErrTooLarge, n, MaxHeader)
+	}
 	return nil
 }

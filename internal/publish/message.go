@@ -75,6 +75,9 @@ func messageID(h nats.Header) string {
 
 var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
+// MaxHeader is how many bytes of headers a stream stores.
+const MaxHeader = 1<<16 - 1
+
 // size is what the server's limits count: headers and data.
 func size(m *nats.Msg) int { return m.Size() - len(m.Subject) - len(m.Reply) }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/natty-go/natty/internal/durable"
 	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/publish"
 	"github.com/natty-go/natty/internal/subject"
 )
 
@@ -19,8 +20,6 @@ const (
 	year = 365 * 24 * time.Hour
 	// longestPause is the longest Every.
 	longestPause = 10 * year
-	// maxHeader is how many bytes of headers a stream stores.
-	maxHeader = 1<<16 - 1
 )
 
 // Validate refuses what no stream can keep.
@@ -170,9 +169,9 @@ func (k *Keeper) fits(s Schedule, cfg jetstream.StreamConfig) error {
 	case s.TTL > 0 && s.TTL < marker && cfg.MaxMsgsPerSubject != 1:
 		return ttl(fmt.Sprintf("is raised by the server to the %v of SubjectDeleteMarkerTTL of stream %s; "+
 			"give at least that, or set MaxMsgsPerSubject to 1", marker, cfg.Name))
-	case headerSize(header) > maxHeader:
+	case headerSize(header) > publish.MaxHeader:
 		return k.Invalid("Schedule.Msg", s.Msg.Subject, fmt.Sprintf("has %d bytes of headers when the server publishes it, "+
-			"and a stream stores %d; send less in its headers, or shorten the ID", headerSize(header), maxHeader), nil)
+			"and a stream stores %d; send less in its headers, or shorten the ID", headerSize(header), publish.MaxHeader), nil)
 	case cfg.MaxMsgSize > 0 && headerSize(header)+len(s.Msg.Data) > int(cfg.MaxMsgSize):
 		return k.Invalid("Schedule.Msg", s.Msg.Subject, fmt.Sprintf("has %d bytes when the server publishes it, with the ID in "+
 			"its headers, and max_msg_size of stream %s is %d; shorten the ID or the data",
