@@ -67,11 +67,12 @@ func header(h nats.Header, name string) string {
 	return ""
 }
 
-// messageID returns the id of a message as the server gets it: nats.go sends no blanks
-// around a header's value, and spaces for its line breaks. A blank id is none.
-func messageID(h nats.Header) string {
-	return lineBreaks.Replace(textproto.TrimString(header(h, jetstream.MsgIDHeader)))
-}
+// messageID returns the id of a message as the server gets it. A blank id is none.
+func messageID(h nats.Header) string { return AsSent(header(h, jetstream.MsgIDHeader)) }
+
+// AsSent returns a header's value as nats.go sends it: without blanks around it, and
+// with spaces for its line breaks.
+func AsSent(value string) string { return lineBreaks.Replace(textproto.TrimString(value)) }
 
 var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
