@@ -53,6 +53,7 @@ func (c *Client) shutdown(ctx context.Context) {
 	c.mu.Unlock()
 
 	running, elections := c.awaitIdle(ctx)
+	c.locking.Wait() // they end with life
 	// A lock that the server does not hear of expires by itself.
 	_ = each(c.locks.all(), func(l *Lease) error { return l.Release(ctx) })
 	c.caches.Wait() // they end with life

@@ -30,8 +30,9 @@ func (c *Client) GetEntry(ctx context.Context, bucket, key string) (jetstream.Ke
 // settings that EnsureBucket gives one.
 //
 // With a ttl the key expires after that time, unless it is written or refreshed before.
-// A ttl is whole seconds, at least one, and at most the bucket's own TTL. Without a ttl
-// the key lives as long as the bucket lets it, even if it had a TTL before.
+// A ttl is whole seconds, at least one, at most a hundred years, and at most the
+// bucket's own TTL. Without a ttl the key lives as long as the bucket lets it, even if
+// it had a TTL before.
 //
 // If the bucket cannot keep the ttl, Put writes nothing and returns a *ConfigError. This
 // is a bucket with a History over 1, in which an older value would come back when the

@@ -318,6 +318,9 @@ func TestATTLThatCannotBeIsRefused(t *testing.T) {
 		wantConfigError(t, c.Put(ctx, "b", "k", nil, ttl), "ttl", ttl.String(), "whole seconds")
 		wantConfigError(t, c.Create(ctx, "b", "k", nil, ttl), "ttl", ttl.String(), "whole seconds")
 	}
+	const year = 365 * 24 * time.Hour
+	wantConfigError(t, c.Put(ctx, "b", "k", nil, 250*year), "ttl", "hundred years")
+	wantConfigError(t, c.Create(ctx, "b", "k", nil, 250*year), "ttl", "hundred years")
 	wantConfigError(t, c.Put(ctx, "b", "k", nil, time.Second, time.Second), "ttl", "one TTL")
 	_, err := c.Status(ctx, "b")
 	require.ErrorIs(t, err, jetstream.ErrBucketNotFound, "nothing was made for them")

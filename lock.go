@@ -97,6 +97,12 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig,
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
+	// Close waits for this call, so that there still is a connection to take back what the
+	// call has stored.
+	if err := c.whileOpen(func() { c.locking.Add(1) }); err != nil {
+		return nil, err
+	}
+	defer c.locking.Done()
 	var taken *lease.Lease
 	if err = c.standBack(ctx, &k); err == nil {
 		taken, err = acquire(ctx, &k, cfg.Owner)
@@ -107,14 +113,23 @@ func (c *Client) lock(ctx context.Context, cfg LockConfig,
 	case err != nil:
 		return nil, err
 	}
+	return c.locked(ctx, taken)
+}
+
+// locked makes the caller's Lease of what was taken, unless the Client is closing: then
+// the lock is released.
+func (c *Client) locked(ctx context.Context, taken *lease.Lease) (*Lease, error) {
 	l := &Lease{l: taken, c: c, locked: true}
 	context.AfterFunc(taken.Ctx, l.reportLoss)
 	taken.Keep()
-	if err := c.locks.enter(l); err != nil {
-		_ = l.Release(ctx)
-		return nil, err
+	err := c.locks.enter(l)
+	if err == nil {
+		return l, nil
 	}
-	return l, nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), jsapi.APITimeout)
+	defer cancel()
+	_ = l.Release(ctx) // a lock that the server does not hear of expires by itself
+	return nil, err
 }
 
 // reportLoss reports a lock that ended without a Release to the log and the Observer.

@@ -2,6 +2,7 @@ package natty_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -47,6 +48,33 @@ func TestLockIsHeldByOneAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestLockThatIsBeingTakenWhenTheClientClosesIsFree(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	others := testkit.ConnectTo(t, server.URL())
+	for round := range 5 {
+		c := testkit.ConnectTo(t, server.URL())
+		var wg sync.WaitGroup
+		first, taken := make(chan struct{}), sync.Once{}
+		for i := range 50 {
+			wg.Go(func() {
+				key := fmt.Sprintf("%d.%d", round, i)
+				_, err := c.Lock(testkit.Ctx(t), natty.LockConfig{Bucket: "locks", Key: key, TTL: time.Hour})
+				assert.True(t, err == nil || errors.Is(err, natty.ErrClosed), "%v", err)
+				taken.Do(func() { close(first) })
+			})
+		}
+		testkit.Receive(t, first)
+		require.NoError(t, c.Close(testkit.Ctx(t)))
+		wg.Wait()
+		locked, err := others.Keys(testkit.Ctx(t), "locks")
+		require.NoError(t, err)
+		require.Empty(t, locked)
+		_, err = c.TryLock(testkit.Ctx(t), testkit.Door(time.Second))
+		require.ErrorIs(t, err, natty.ErrClosed)
+	}
 }
 
 // Whoever releases a lock is the first to know, and would be the first to have it again.

@@ -161,6 +161,7 @@ type Client struct {
 	writers   registry[*Writer]
 	locks     registry[*Lease]
 	caches    sync.WaitGroup // goroutines that update a Cache; added to under mu
+	locking   sync.WaitGroup // calls of Lock and TryLock; added to under mu
 	// released maps a lock to when this Client released it. Entries older than a second
 	// are dropped.
 	released map[string]time.Time

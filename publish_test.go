@@ -629,6 +629,19 @@ func TestBatchThatCannotWorkIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	assert.Zero(t, testkit.Stored(t, s))
 }
 
+func TestBatchNamesTheMessageWhoseHeadersAreTooLarge(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	testkit.BatchStream(t, c, jetstream.StreamConfig{})
+	large := nats.Header{"A": {strings.Repeat("a", 1<<16)}}
+	err := c.PublishBatch(testkit.Ctx(t), []*nats.Msg{nats.NewMsg("s.first"), {Subject: "s.large", Header: large}})
+	var failed *natty.PublishError
+	require.ErrorAs(t, err, &failed)
+	require.ErrorIs(t, err, natty.ErrTooLarge)
+	assert.Equal(t, "s.large", failed.Subject)
+	assert.Contains(t, err.Error(), "msgs[1]")
+}
+
 func TestBatchWithAnIDThatTheStreamHasIsRefusedWhole(t *testing.T) {
 	t.Parallel()
 	c := testkit.ConnectTo(t, nattytest.Server(t).URL())

@@ -220,6 +220,20 @@ func TestCallsWaitForAConnection(t *testing.T) {
 	calls.Wait()
 }
 
+// The ctx of the caller goes on: nobody has canceled anything.
+func TestKeysThatAServerIsSilentAboutEndWithADeadline(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	proxy := nattytest.Proxy(t, server.URL())
+	c := testkit.ConnectTo(t, proxy.URL())
+	testkit.Bucket(t, c, jetstream.KeyValueConfig{Bucket: "b"})
+	proxy.FreezeReplies()
+	defer proxy.Thaw()
+	_, err := c.Keys(t.Context(), "b")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, context.Canceled)
+}
+
 func TestCompareAndSetCountsRightWhileLeadersAreKilled(t *testing.T) {
 	t.Parallel()
 	cluster := nattytest.Cluster(t)

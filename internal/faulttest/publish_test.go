@@ -240,6 +240,27 @@ func TestConditionalPublishWhoseAcknowledgementIsLostFindsItself(t *testing.T) {
 	}
 }
 
+// nats.go sends no blanks around a header's value, and spaces for its line breaks.
+func TestAnIDIsKnownAgainAsTheServerGotIt(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{" ", "job ", "\tjob\n", "a\nb"} {
+		t.Run(fmt.Sprintf("%q", id), func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t, jetstream.StreamConfig{})
+			_, err := w.loseAck(t, nothing, jetstream.WithMsgID(id))
+			require.NoError(t, err)
+			assert.EqualValues(t, 1, testkit.Stored(t, w.s), "with a blank id, as without one, natty gives it another")
+			if strings.TrimSpace(id) != "" {
+				id = "another " + id
+			}
+			ack, err := w.loseAck(t, nothing, jetstream.WithMsgID(id), jetstream.WithExpectLastSequence(1))
+			require.NoError(t, err)
+			assert.EqualValues(t, 2, ack.Sequence)
+			assert.EqualValues(t, 2, testkit.Stored(t, w.s))
+		})
+	}
+}
+
 func TestConditionalPublishThatIsLostSeesAConflict(t *testing.T) {
 	t.Parallel()
 	for name, opt := range expectations {

@@ -228,6 +228,19 @@ func TestWriterWhoseAcknowledgementsAreLostSendsAgainUnderTheSameIDs(t *testing.
 	assert.Less(t, w0.c.Conn().Stats().OutMsgs-before, uint64(n+100), "the window is not asked for by each")
 }
 
+func TestWriterGivesAnIDToAMessageWhoseIDIsBlank(t *testing.T) {
+	t.Parallel()
+	w0 := newWire(t, jetstream.StreamConfig{})
+	w := testkit.NewWriter(t, w0.c, natty.WriterConfig{})
+	w0.proxy.FreezeReplies()
+	require.NoError(t, w.Write(testkit.Ctx(t), &nats.Msg{Subject: "s", Header: nats.Header{jetstream.MsgIDHeader: {" "}}}))
+	testkit.Eventually(t, func() bool { return testkit.Stored(t, w0.s) == 1 }, "it is stored")
+	w0.proxy.Cut()
+	w0.proxy.Thaw()
+	require.NoError(t, w.Close(testkit.Ctx(t)))
+	assert.EqualValues(t, 1, testkit.Stored(t, w0.s))
+}
+
 func TestWriterIsNotSentAgainBeyondTheDuplicateWindow(t *testing.T) {
 	t.Parallel()
 	w0 := newWire(t, jetstream.StreamConfig{Duplicates: time.Second})

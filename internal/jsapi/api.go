@@ -31,6 +31,11 @@ import (
 // no deadline.
 const APITimeout = 5 * time.Second
 
+// LongestTTL is the longest TTL that natty gives a message. The server adds it to the
+// time of day, in nanoseconds since 1970, which overflows in the year 2262: the message
+// would then expire at once.
+const LongestTTL = 100 * 365 * 24 * time.Hour
+
 // DefaultPrefix begins the subjects of the API, unless it is that of another domain or
 // account.
 const DefaultPrefix = "$JS.API."

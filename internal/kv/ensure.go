@@ -263,9 +263,13 @@ func (c *Store) keyTTL(ttls []time.Duration) (time.Duration, error) {
 	if len(ttls) > 1 {
 		return 0, c.Invalid("ttl", fmt.Sprint(ttls), "a key has one TTL; give one", nil)
 	}
-	if ttl := ttls[0]; ttl < time.Second || ttl%time.Second != 0 {
+	switch ttl := ttls[0]; {
+	case ttl < time.Second || ttl%time.Second != 0:
 		return 0, c.Invalid("ttl", ttl.String(),
 			"expected whole seconds, at least 1s; leave it out for a key that does not expire by itself", nil)
+	case ttl > jsapi.LongestTTL:
+		return 0, c.Invalid("ttl", ttl.String(), "is above a hundred years, and the server's clock overflows; "+
+			"leave it out for a key that does not expire by itself", nil)
 	}
 	return ttls[0], nil
 }

@@ -73,12 +73,13 @@ func TestTTLOfAKeyIsWholeSeconds(t *testing.T) {
 	s := offline()
 	for _, ttls := range [][]time.Duration{
 		{0}, {-time.Second}, {time.Millisecond}, {1500 * time.Millisecond}, {time.Second, time.Second},
+		{jsapi.LongestTTL + time.Second}, // in a server it would be over at once
 	} {
 		_, err := s.keyTTL(ttls)
 		require.ErrorIs(t, err, errInvalid, "%v", ttls)
 	}
 	for ttl, want := range map[time.Duration]string{
-		time.Second: "1s", time.Minute: "60s", 25 * time.Hour: "90000s",
+		time.Second: "1s", time.Minute: "60s", 25 * time.Hour: "90000s", jsapi.LongestTTL: "3153600000s",
 	} {
 		got, err := s.keyTTL([]time.Duration{ttl})
 		require.NoError(t, err)

@@ -137,9 +137,6 @@ func (c *Store) Keys(ctx context.Context, bucket string) ([]string, error) {
 	w.Yield = func(jetstream.KeyValueEntry) bool { return true }
 	w.Synced = func(time.Time) bool { return false }
 	if err := w.Run(ctx); err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, context.DeadlineExceeded) {
-			err = jsapi.Because(cause, err)
-		}
 		return nil, KeyError(bucket, "", err)
 	}
 	return w.liveKeys(), nil

@@ -154,7 +154,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case errors.Is(err, errStopped), w.c.Life.Err() != nil:
 			return nil
 		case ctx.Err() != nil:
-			return ended(ctx.Err(), err, reason)
+			return ended(ctx, err, reason)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			if missing++; missing >= notFoundTimes {
 				return err
@@ -179,9 +179,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // ended returns the error of a watch whose ctx has ended. If the last session only says
 // that ctx has ended, the one before may say more, such as why there is no connection.
-func ended(end, last, before error) error {
+// If the time ran out that Keys gives a silent server, nobody has canceled anything.
+func ended(ctx context.Context, last, before error) error {
+	end := ctx.Err()
 	if last == nil || errors.Is(end, last) {
 		last = before
+	}
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		end = context.DeadlineExceeded
 	}
 	return jsapi.Because(end, last)
 }

@@ -170,6 +170,42 @@ func TestWriteOfALeaseIsFoundWhenItsAnswerWasLost(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrRefused)
 }
 
+// The caller has given up when the write is on its way, and a look does not find it yet.
+func TestWriteThatIsTakenBackOnItsWayIsRefused(t *testing.T) {
+	t.Parallel()
+	k, ctx := testLease(t)
+	free := KeyState{}
+	for range 2 { // where nothing was, and behind a marker
+		w := k.write("gone", free.Revision)
+		require.Eventually(t, func() bool {
+			k.undo(w)
+			now, err := k.Look(ctx)
+			return err == nil && now.Revision > free.Revision && !now.Owned
+		}, 20*time.Second, time.Millisecond)
+		_, _, err := k.store(ctx, w)
+		require.ErrorIs(t, err, kv.ErrRefused)
+		free, err = k.Look(ctx)
+		require.NoError(t, err)
+	}
+	w := k.write("gone", free.Revision)
+	_, _, err := k.store(ctx, w)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		k.undo(w)
+		now, err := k.Look(ctx)
+		return err == nil && !now.Owned
+	}, 20*time.Second, time.Millisecond, "a write that is stored")
+	now, err := k.Look(ctx)
+	require.NoError(t, err)
+	owner := k.write("owner", now.Revision)
+	revision, _, err := k.store(ctx, owner)
+	require.NoError(t, err)
+	k.undo(w)
+	now, err = k.Look(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, revision, now.Revision, "another one's stays")
+}
+
 func TestLateWriteOfAFormerOwnerIsRefused(t *testing.T) {
 	t.Parallel()
 	k, ctx := testLease(t)

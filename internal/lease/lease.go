@@ -69,11 +69,15 @@ func (k *Key) Take(ctx context.Context, owner string, revision uint64) (*Lease, 
 	return l, nil
 }
 
-// undo deletes a key that was stored for a caller who does not wait any more. Otherwise
-// others would wait until it expires.
+// undo takes back a write for a caller who does not wait any more. Otherwise others would
+// wait until the key expires. A look alone could overtake a write that is on its way, so
+// undo first writes behind it: either w is stored by then, or never will be.
 func (k *Key) undo(w *kv.Write) {
 	ctx, cancel := context.WithTimeout(context.Background(), min(k.ttl/8, publish.AttemptTimeout.Min))
 	defer cancel()
+	if _, _, err := k.store(ctx, k.removal(w.Expected)); err == nil {
+		return
+	}
 	if now, err := k.Look(ctx); err == nil && now.write == w.ID {
 		_, _, _ = k.store(ctx, k.removal(now.Revision))
 	}

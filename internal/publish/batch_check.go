@@ -28,13 +28,13 @@ func (b *batch) take(msgs []*nats.Msg) error {
 		}
 		subjects[m.Subject] = i
 		m = Clone(m)
-		id := header(m.Header, jetstream.MsgIDHeader)
+		id := messageID(m.Header)
 		if id == "" {
 			id = b.pub.IDs.Next()
-			m.Header[jetstream.MsgIDHeader] = []string{id}
 		} else {
 			b.ownIDs = false
 		}
+		m.Header[jetstream.MsgIDHeader] = []string{id}
 		if other, ok := ids[id]; ok {
 			return b.pub.notSent(m, b.pub.Invalid(fmt.Sprintf("msgs[%d]", i), id, fmt.Sprintf(
 				"is the id of msgs[%d] too, and the server refuses such a batch; give each message its own", other), nil))
@@ -150,6 +150,10 @@ func (b *batch) fits(ctx context.Context, m *nats.Msg) error {
 	}
 	if limit := config.MaxMsgSize; limit > 0 && n > int(limit) {
 		return tooLargeFor(config, n)
+	}
+	if n := n - len(m.Data); n > MaxHeader { // the server does not say whose headers
+		return fmt.Errorf("%w: its headers have %d bytes, and a stream stores %d; carry less in them",
+			ErrTooLarge, n, MaxHeader)
 	}
 	return nil
 }

@@ -3,7 +3,9 @@ package publish
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"net/textproto"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -64,6 +66,18 @@ func header(h nats.Header, name string) string {
 	}
 	return ""
 }
+
+// messageID returns the id of a message as the server gets it. A blank id is none.
+func messageID(h nats.Header) string { return AsSent(header(h, jetstream.MsgIDHeader)) }
+
+// AsSent returns a header's value as nats.go sends it: without blanks around it, and
+// with spaces for its line breaks.
+func AsSent(value string) string { return lineBreaks.Replace(textproto.TrimString(value)) }
+
+var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
+
+// MaxHeader is how many bytes of headers a stream stores.
+const MaxHeader = 1<<16 - 1
 
 // size is what the server's limits count: headers and data.
 func size(m *nats.Msg) int { return m.Size() - len(m.Subject) - len(m.Reply) }

@@ -35,6 +35,17 @@ func TestACloneGetsHeadersThatItsOriginalDoesNot(t *testing.T) {
 	}
 }
 
+func TestAnIDIsReadAsTheServerGetsIt(t *testing.T) {
+	for id, want := range map[string]string{
+		"": "", " ": "", "\r\n": "", "a": "a", " a\t": "a", "a\r\nb\n": "a  b", "a\tb": "a\tb", "\u00a0": "\u00a0",
+	} {
+		assert.Equal(t, want, messageID(nats.Header{jetstream.MsgIDHeader: {id}}), "%q", id)
+	}
+	assert.Empty(t, messageID(nil))
+	h := nats.Header{jetstream.MsgIDHeader: {"a"}}
+	assert.Zero(t, testing.AllocsPerRun(100, func() { messageID(h) }))
+}
+
 func TestABatchExpectsNothingThatNoStreamCanFulfil(t *testing.T) {
 	t.Parallel()
 	earlier := map[string]int{"a": 0}

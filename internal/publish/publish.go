@@ -132,7 +132,7 @@ func (p *publication) store(ctx context.Context, opts []jetstream.PublishOpt) (*
 	if err := p.apply(opts); err != nil {
 		return nil, err
 	}
-	if p.id = header(p.msg.Header, jetstream.MsgIDHeader); p.id == "" {
+	if p.id = messageID(p.msg.Header); p.id == "" {
 		p.id, p.ownID = p.pub.IDs.Next(), true
 		if p.idValue == nil {
 			p.idValue = make([]string, 1)

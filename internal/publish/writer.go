@@ -216,7 +216,7 @@ func (w *Writer) pack(s *slot, msg *nats.Msg, size int) {
 
 	// Id and reply subject share one string: allocations per message dominate the cost
 	// of Write.
-	s.id, s.ownID = header(msg.Header, jetstream.MsgIDHeader), false
+	s.id, s.ownID = messageID(msg.Header), false
 	w.text = w.text[:0]
 	if s.id == "" && !w.cfg.AtLeastOnce {
 		s.ownID = true

@@ -12,6 +12,7 @@ import (
 
 	"github.com/natty-go/natty/internal/durable"
 	"github.com/natty-go/natty/internal/jsapi"
+	"github.com/natty-go/natty/internal/publish"
 	"github.com/natty-go/natty/internal/subject"
 )
 
@@ -19,12 +20,6 @@ const (
 	year = 365 * 24 * time.Hour
 	// longestPause is the longest Every.
 	longestPause = 10 * year
-	// LongestTTL is the longest TTL that natty gives a message. The server adds it to
-	// the time of day, in nanoseconds since 1970, which overflows in the year 2262: the
-	// message would then expire at once.
-	LongestTTL = 100 * year
-	// maxHeader is how many bytes of headers a stream stores.
-	maxHeader = 1<<16 - 1
 )
 
 // Validate refuses what no stream can keep.
@@ -48,7 +43,7 @@ func (k *Keeper) Validate(s Schedule) error {
 	switch {
 	case s.TTL != 0 && (s.TTL < time.Second || s.TTL%time.Second != 0):
 		return k.Invalid("Schedule.TTL", s.TTL.String(), "is not a number of whole seconds", nil)
-	case s.TTL > LongestTTL:
+	case s.TTL > jsapi.LongestTTL:
 		return k.Invalid("Schedule.TTL", s.TTL.String(),
 			"is above a hundred years, and the server's clock overflows; leave it out for no TTL", nil)
 	}
@@ -174,9 +169,9 @@ func (k *Keeper) fits(s Schedule, cfg jetstream.StreamConfig) error {
 	case s.TTL > 0 && s.TTL < marker && cfg.MaxMsgsPerSubject != 1:
 		return ttl(fmt.Sprintf("is raised by the server to the %v of SubjectDeleteMarkerTTL of stream %s; "+
 			"give at least that, or set MaxMsgsPerSubject to 1", marker, cfg.Name))
-	case headerSize(header) > maxHeader:
+	case headerSize(header) > publish.MaxHeader:
 		return k.Invalid("Schedule.Msg", s.Msg.Subject, fmt.Sprintf("has %d bytes of headers when the server publishes it, "+
-			"and a stream stores %d; send less in its headers, or shorten the ID", headerSize(header), maxHeader), nil)
+			"and a stream stores %d; send less in its headers, or shorten the ID", headerSize(header), publish.MaxHeader), nil)
 	case cfg.MaxMsgSize > 0 && headerSize(header)+len(s.Msg.Data) > int(cfg.MaxMsgSize):
 		return k.Invalid("Schedule.Msg", s.Msg.Subject, fmt.Sprintf("has %d bytes when the server publishes it, with the ID in "+
 			"its headers, and max_msg_size of stream %s is %d; shorten the ID or the data",

@@ -79,7 +79,7 @@ func (s Schedule) pattern() string {
 // holder makes the message that holds the schedule.
 func (s Schedule) holder(cfg jetstream.StreamConfig) *nats.Msg {
 	h := usersHeader(s.Msg.Header)
-	h[jetstream.ScheduleHeader] = []string{s.pattern()}
+	h[jetstream.ScheduleHeader] = []string{publish.AsSent(s.pattern())}
 	h[jetstream.ScheduleTargetHeader] = []string{s.Msg.Subject}
 	if s.TimeZone != "" {
 		h[jetstream.ScheduleTimeZoneHeader] = []string{s.TimeZone}
@@ -108,12 +108,16 @@ func (s Schedule) fired(stream string) nats.Header {
 	return h
 }
 
-// usersHeader copies the headers that do not belong to the server.
+// usersHeader copies the headers that do not belong to the server, as a stream gets
+// them: only so are they the same as those of a schedule that it has.
 func usersHeader(from nats.Header) nats.Header {
 	h := nats.Header{}
 	for name, values := range from {
-		if !deadletter.IsServerHeader(name) {
-			h[name] = values
+		if deadletter.IsServerHeader(name) {
+			continue
+		}
+		for _, v := range values {
+			h[name] = append(h[name], publish.AsSent(v))
 		}
 	}
 	return h

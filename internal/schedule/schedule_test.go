@@ -134,6 +134,23 @@ func TestOnlyWhatMayHaveBeenDueIsLookedAfter(t *testing.T) {
 	}
 }
 
+// nats.go sends no blanks around a header's value, spaces for its line breaks, and no
+// header without values.
+func TestScheduleIsTheSameThoughItsHeadersAreNotSentAsTheyAre(t *testing.T) {
+	t.Parallel()
+	k := keeper(t, nattytest.Server(t).URL(), jetstream.StreamConfig{})
+	header := nats.Header{"A": {" a\n", "b\nc"}, "Blank": {" "}, "Empty": {}}
+	s := Schedule{Cron: " @yearly ", Msg: &nats.Msg{Subject: "s.a", Header: header}}
+	k.put(t, s)
+	before := k.lastSeq(t)
+	k.put(t, s)
+	assert.Equal(t, before, k.lastSeq(t))
+	all := k.list(t)
+	require.Len(t, all, 1)
+	assert.Equal(t, nats.Header{"A": {"a", "b c"}, "Blank": {""}}, all[0].Msg.Header)
+	assert.Equal(t, nats.Header{"A": {" a\n", "b\nc"}, "Blank": {" "}, "Empty": {}}, header, "the caller's")
+}
+
 // What repeats gives a newer holder its own next time, which the server tells nobody.
 func TestNextTimeOfWhatRepeatsIsRead(t *testing.T) {
 	t.Parallel()
