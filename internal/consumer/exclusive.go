@@ -34,6 +34,9 @@ type exclusive struct {
 	// The owner and its epoch when the running look at the durable began.
 	lookOwner *ownership
 	lookEpoch uint64
+	// Those of the last look whose answer came between the same two resets.
+	countOwner *ownership
+	countEpoch uint64
 }
 
 func newExclusive(c *Consumer) *exclusive {
@@ -308,6 +311,7 @@ func (x *exclusive) look(ctx context.Context, why error) {
 
 // onFound compares what the server says with what this instance believes.
 func (x *exclusive) onFound(ctx context.Context, f finding) error {
+	x.noticeResets()
 	if err := x.s.onFound(ctx, f); err != nil {
 		return err
 	}

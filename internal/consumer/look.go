@@ -188,9 +188,10 @@ var retryHeal = backoff.Exp{Min: 50 * time.Millisecond, Max: 4 * time.Second}
 // new stream. It returns what it did, for the report.
 func (c *Consumer) heal(ctx context.Context, lost durable.Durable) (durable.Durable, string, error) {
 	var reported incident.Log
+	begun := false // this instance may have made it already
 	defer c.warn(warnGone, "")
 	for n := 1; ; n++ {
-		d, did, err := c.healOnce(ctx, lost)
+		d, did, err := c.healOnce(ctx, lost, &begun)
 		if err == nil || !jsapi.Missing(err) && !jsapi.Passing(err) && !jsapi.ServerFault(err) {
 			return d, did, err
 		}
@@ -209,7 +210,9 @@ func (c *Consumer) heal(ctx context.Context, lost durable.Durable) (durable.Dura
 	}
 }
 
-func (c *Consumer) healOnce(ctx context.Context, lost durable.Durable) (durable.Durable, string, error) {
+func (c *Consumer) healOnce(
+	ctx context.Context, lost durable.Durable, begun *bool,
+) (_ durable.Durable, did string, _ error) {
 	info, err := c.api.StreamInfo(ctx, lost.Stream, "")
 	if err != nil {
 		return lost, "", err
@@ -220,12 +223,12 @@ func (c *Consumer) healOnce(ctx context.Context, lost durable.Durable) (durable.
 		d, err := c.client.EnsureDurable(ctx, lost.Stream, cfg)
 		return d, "the stream was made anew, begun anew", err
 	}
-	did := fmt.Sprintf("recreated behind sequence %d", lost.Floor)
+	did = fmt.Sprintf("recreated behind sequence %d", lost.Floor)
 	if info.Config.Retention == jetstream.InterestPolicy {
 		did += "; an Interest stream drops what its last consumer had not acknowledged"
 	}
-	made, err := c.client.RecreateDurable(ctx, lost, info.Config)
-	if err != nil {
+	made, err := c.client.RecreateDurable(ctx, lost, info.Config, *begun)
+	if *begun = *begun || made; err != nil {
 		return lost, "", err
 	}
 	if !made {

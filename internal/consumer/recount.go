@@ -98,9 +98,9 @@ func (l *loss) latest(d durable.Durable) time.Time {
 	case !l.until.IsZero():
 		return l.until
 	case l.answers(d):
-		return l.served.Add(d.AckWait() + lostMargin)
+		return l.served.Add(d.RedeliveredWithin() + lostMargin)
 	}
-	return time.Now().Add(d.AckWait() + lostMargin)
+	return time.Now().Add(d.RedeliveredWithin() + lostMargin)
 }
 
 // recount finds out whether more messages are in flight than are held here.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -112,7 +111,7 @@ func (c *Client) Redrive(ctx context.Context, l StoredLetter) error {
 		return err
 	}
 	// The letter is not left in both places because ctx ends just now.
-	ctx, cancel := outlast(ctx, EndGrace)
+	ctx, cancel := jsapi.Outlast(ctx, EndGrace)
 	defer cancel()
 	request := map[string]any{"seq": l.At, "no_erase": true}
 	err := c.API.Query(ctx, "STREAM.MSG.DELETE."+l.In, request, &struct{}{})
@@ -121,13 +120,6 @@ func (c *Client) Redrive(ctx context.Context, l StoredLetter) error {
 		return nil
 	}
 	return fmt.Errorf("it was put back, and is still among the dead letters; delete it there: %w", err)
-}
-
-// outlast returns a ctx that ends a while after another one.
-func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
-	return lasting, func() { stop(); cancel() }
 }
 
 // checkNames refuses a letter whose names could not have been those of a message that a

@@ -24,6 +24,9 @@ type removals struct {
 	last     durable.Durable // at the last look
 	upTo     uint64          // each sequence up to this one was delivered or is accounted for
 	overtook bool            // the stream's beginning is ahead, and that was reported without a count
+	// recounts means that the durable may have been reset since the last look, and so may
+	// have delivered more than the two counts of deliveries say.
+	recounts bool
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -66,7 +69,10 @@ func (r *removals) suspects(d durable.Durable) bool {
 func (r *removals) look(d durable.Durable) []Removal {
 	last, upTo := r.last, r.upTo
 	failed := r.failedBefore(d.First)
-	if !d.Created.Equal(last.Created) || d.Deliveries < last.Deliveries { // recreated, or reset
+	// Counts that nothing was added to are those of before.
+	recounts := r.recounts && (d.Deliveries != last.Deliveries || d.Delivered != last.Delivered)
+	r.recounts = false
+	if recounts || !d.Created.Equal(last.Created) || d.Deliveries < last.Deliveries { // recreated, or reset
 		r.begin(d)
 		if d.StreamCreated.Equal(last.StreamCreated) {
 			r.upTo = max(r.upTo, upTo)
@@ -145,4 +151,17 @@ func (r *removals) redelivered(sequence uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.retries, sequence)
+}
+
+// noticeResets notes whether the durable may have been reset since the last look: each
+// owner does so when it begins, and when it gives the pin back.
+func (x *exclusive) noticeResets() {
+	o := x.owner.Load()
+	if o == nil || o != x.lookOwner || o.epoch.Load() != x.lookEpoch {
+		o = nil
+	}
+	if o == nil || o != x.countOwner || x.lookEpoch != x.countEpoch {
+		x.c.removals.recounts = true
+	}
+	x.countOwner, x.countEpoch = o, x.lookEpoch
 }

@@ -59,6 +59,22 @@ func TestRemovalsAreToldFromDeliveriesAndNewMessages(t *testing.T) {
 	}
 }
 
+// A reset begins the count of deliveries anew: what was handled before it is not counted.
+func TestNothingIsToldAsRemovedOfADurableThatMayHaveBeenReset(t *testing.T) {
+	t.Parallel()
+	var r removals
+	d := durable.Durable{Whole: true, First: 6, Delivered: 5, Deliveries: 5, Retention: jetstream.WorkQueuePolicy}
+	r.begin(d)
+	r.recounts = true
+	d.First, d.Delivered, d.Deliveries, d.Waiting = 11, 10, 5, 20
+	assert.Empty(t, r.look(d))
+	d.First, d.Delivered, d.Waiting = 31, 30, 0
+	assert.Len(t, r.look(d), 1, "and what is removed from then on is")
+	r.recounts = true
+	d.First = 41
+	assert.Len(t, r.look(d), 1, "and so is what was removed while nothing was delivered")
+}
+
 // A look at the durable alone says when the stream is to be read as well.
 func TestRemovalsAreSuspectedWithoutTheStream(t *testing.T) {
 	t.Parallel()

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,6 +89,12 @@ func (d Durable) AckWait() time.Duration {
 		w = min(w, b)
 	}
 	return max(w, time.Millisecond)
+}
+
+// RedeliveredWithin is the longest that the server waits so. With BackOff, that depends
+// on how often it has delivered the message.
+func (d Durable) RedeliveredWithin() time.Duration {
+	return max(d.AckWait(), slices.Max(append(slices.Clip(d.Config.BackOff), 0)))
 }
 
 // Pulls is the subject of the durable's pull requests.

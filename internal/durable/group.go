@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natty-go/natty/internal/backoff"
 	"github.com/natty-go/natty/internal/jsapi"
 	"github.com/natty-go/natty/internal/mutant"
@@ -141,7 +143,8 @@ func (c *Manager) converge(
 }
 
 // Strayed says which settings of d somebody else has changed so that messages would be
-// lost for an instance with cfg, as a text for people, or "".
+// lost for an instance with cfg, or so that it could get none. It is a text for people,
+// or "".
 func (d Durable) Strayed(cfg Spec) string {
 	var all []string
 	if lost := d.Lacks(cfg.Subjects); len(lost) > 0 {
@@ -152,6 +155,13 @@ func (d Durable) Strayed(cfg Spec) string {
 	}
 	if d.Config.HeadersOnly {
 		all = append(all, "headers_only is set")
+	}
+	wanted := jetstream.PriorityPolicyNone
+	if cfg.Exclusive {
+		wanted = jetstream.PriorityPolicyPinned
+	}
+	if has := d.Config.PriorityPolicy; has != wanted {
+		all = append(all, fmt.Sprintf("priority_policy is %s, which was %s", jsapi.AsJSON(has), jsapi.AsJSON(wanted)))
 	}
 	return strings.Join(all, ", and ")
 }

@@ -24,19 +24,74 @@ const healPause = time.Minute
 const removalWait = 5 * time.Second
 
 // RecreateDurable makes a deleted durable again as it was, behind its ack floor, once
-// the files of the deleted one are gone. made is false if another instance was faster.
+// the files of the deleted one are gone. made is false if another instance was faster,
+// and with an error, if the durable was surely not made.
+//
 // The durable is paused until it is reset to the floor: made to begin at a sequence it
-// would have another configuration than before.
+// would have another configuration than before. A ctx that ends in between leaves time
+// for the rest. again says that an earlier call, which failed, may have made the durable.
 //
 // If the server has no resets, the durable gets that other configuration. A WorkQueue
 // stream refuses it, and has no message left that was acked.
 func (c *Manager) RecreateDurable(
-	ctx context.Context, lost Durable, stream jetstream.StreamConfig,
+	ctx context.Context, lost Durable, stream jetstream.StreamConfig, again bool,
 ) (made bool, err error) {
 	if err := c.awaitRemoval(ctx, lost.Stream); err != nil {
 		return false, err
 	}
-	config := lost.Config
+	resets := c.resets(stream)
+	config := lost.recreated(stream, resets)
+	ctx, cancel := jsapi.Outlast(ctx, finishGrace)
+	defer cancel()
+	made, err = c.createOnce(ctx, lost, config, again)
+	switch {
+	case err != nil:
+		return jsapi.Passing(err), err
+	case !made:
+		return false, nil
+	case lost.Floor == 0 || !resets:
+		return true, nil
+	}
+	err = c.beginBehind(ctx, lost)
+	if jsapi.ServerFault(err) {
+		// It would begin at the first message. Nobody has received anything from it.
+		_ = c.API.JS.DeleteConsumer(ctx, lost.Stream, lost.Name)
+	}
+	return true, err
+}
+
+// finishGrace is how long the server has to finish a durable when ctx ends meanwhile.
+const finishGrace = time.Second
+
+// createOnce makes a durable, unless another instance has. Some servers take a request
+// for a durable that is there for a repeated one. Others refuse it even then: the pause
+// ends at another time. So what counts is whether anybody has received anything.
+func (c *Manager) createOnce(
+	ctx context.Context, lost Durable, config jetstream.ConsumerConfig, again bool,
+) (made bool, err error) {
+	info := &jetstream.ConsumerInfo{}
+	err = c.API.Persist(ctx, func(ctx context.Context) error {
+		created, err := c.API.Via(ctx).CreateConsumer(ctx, lost.Stream, config)
+		if err == nil {
+			info = created.CachedInfo()
+		}
+		return err
+	})
+	if jsapi.Code(err) == jsapi.CodeConsumerExists {
+		if !again {
+			return false, nil
+		}
+		info, err = c.API.ConsumerInfo(ctx, lost.Stream, lost.Name)
+	}
+	if err != nil {
+		return false, err
+	}
+	return info.Delivered.Consumer == 0 && info.Config.DeliverPolicy == config.DeliverPolicy, nil
+}
+
+// recreated returns the configuration with which d is made again.
+func (d Durable) recreated(stream jetstream.StreamConfig, resets bool) jetstream.ConsumerConfig {
+	config := d.Config
 	config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverAllPolicy, 0, nil
 	config.PauseUntil = nil
 	if len(config.FilterSubjects) == 1 {
@@ -45,31 +100,15 @@ func (c *Manager) RecreateDurable(
 	config.Metadata = maps.Clone(config.Metadata)
 	isServers := func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }
 	maps.DeleteFunc(config.Metadata, isServers)
-	resets := c.resets(stream)
 	switch {
-	case lost.Floor == 0:
+	case d.Floor == 0:
 	case resets:
 		until := time.Now().Add(healPause)
 		config.PauseUntil = &until
 	case stream.Retention != jetstream.WorkQueuePolicy:
-		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, lost.Floor+1
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, d.Floor+1
 	}
-	err = c.API.Persist(ctx, func(ctx context.Context) error {
-		_, err := c.API.Via(ctx).CreateConsumer(ctx, lost.Stream, config)
-		return err
-	})
-	if jsapi.Code(err) == jsapi.CodeConsumerExists {
-		return false, nil
-	}
-	if err != nil || lost.Floor == 0 || !resets {
-		return err == nil, err
-	}
-	err = c.beginBehind(ctx, lost)
-	if jsapi.ServerFault(err) {
-		// It would begin at the first message. Nobody has received anything from it.
-		_ = c.API.JS.DeleteConsumer(ctx, lost.Stream, lost.Name)
-	}
-	return true, err
+	return config
 }
 
 // awaitRemoval waits until the server has removed the files of the consumers that were
@@ -118,7 +157,8 @@ func (c *Manager) resets(stream jetstream.StreamConfig) bool {
 }
 
 // Rewind has a durable deliver once more what is behind a floor. It reports false where
-// the server, or this user, cannot.
+// the server, or this user, cannot, and for a durable that did not begin with the first
+// message: the server resets such a one to its own floor only.
 func (c *Manager) Rewind(ctx context.Context, d *Durable, floor uint64) (bool, error) {
 	info, err := c.API.StreamInfo(ctx, d.Stream, "")
 	if err != nil {
@@ -129,7 +169,7 @@ func (c *Manager) Rewind(ctx context.Context, d *Durable, floor uint64) (bool, e
 		err = c.reset(ctx, *d, floor)
 	}
 	switch {
-	case !resets, errors.Is(err, nats.ErrPermissionViolation):
+	case !resets, errors.Is(err, nats.ErrPermissionViolation), jsapi.Code(err) == jsapi.CodeInvalidReset:
 		return false, nil
 	case err != nil:
 		return false, err

@@ -43,7 +43,7 @@ func TestDurableIsMadeAgainBehindItsFloorWithoutResets(t *testing.T) {
 
 		stream := s.CachedInfo().Config
 		stream.Metadata = map[string]string{jsapi.MetaServerVersion: "2.13.9"}
-		made, err := c.RecreateDurable(t.Context(), d, stream)
+		made, err := c.RecreateDurable(t.Context(), d, stream, false)
 		require.NoError(t, err)
 		assert.True(t, made)
 		consumer, err = s.Consumer(t.Context(), "d")
@@ -56,6 +56,35 @@ func TestDurableIsMadeAgainBehindItsFloorWithoutResets(t *testing.T) {
 		_, err = c.EnsureDurable(t.Context(), name, cfg)
 		assert.NoError(t, err, "%s: it is no drift", name)
 	}
+}
+
+// A server that is alone takes a second request for a repeated one. Whoever sent it reset
+// the durable once more, and what others had handled meanwhile came again.
+func TestDurableThatHasBegunIsNotResetByTheNextToRecreateIt(t *testing.T) {
+	t.Parallel()
+	c := manager(t)
+	s, lost := c.stream(t, Spec{})
+	for range 5 {
+		_, err := c.API.JS.Publish(t.Context(), "s.a", nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.DeleteConsumer(t.Context(), "d"))
+	lost.Floor = 2
+	made, err := c.RecreateDurable(t.Context(), lost, s.CachedInfo().Config, false)
+	require.NoError(t, err)
+	assert.True(t, made)
+	consumer, err := s.Consumer(t.Context(), "d")
+	require.NoError(t, err)
+	msg, err := consumer.Next()
+	require.NoError(t, err)
+	require.NoError(t, msg.DoubleAck(t.Context()))
+
+	made, err = c.RecreateDurable(t.Context(), lost, s.CachedInfo().Config, false)
+	require.NoError(t, err)
+	assert.False(t, made)
+	info, err := consumer.Info(t.Context())
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, info.AckFloor.Stream, "nothing comes again")
 }
 
 // The server removes the files of a deleted durable after it has forgotten it. Without
@@ -91,7 +120,7 @@ func TestRecreatedDurableSurvivesARestart(t *testing.T) {
 			if test.version != "" {
 				stream.Metadata = map[string]string{jsapi.MetaServerVersion: test.version}
 			}
-			made, err := c.RecreateDurable(t.Context(), lost, stream)
+			made, err := c.RecreateDurable(t.Context(), lost, stream, false)
 			require.NoError(t, err)
 			assert.True(t, made)
 			require.NoError(t, <-deleted)

@@ -211,3 +211,60 @@ func TestExclusiveStandsStillWhileTheServerIsRolledBack(t *testing.T) {
 	assert.Zero(t, log.repeats())
 	assert.Equal(t, natty.ConsumerRunning, testkit.Only(client).State)
 }
+
+// On a WorkQueue stream nothing else keeps one version of a service from making the
+// durable exclusive under the other, which then ran on and got nothing any more.
+func TestInstanceWhoseDurableBecomesExclusiveEnds(t *testing.T) {
+	t.Parallel()
+	url := nattytest.Server(t).URL()
+	c, next := testkit.ConnectTo(t, url), testkit.ConnectTo(t, url)
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{
+		Name: "S", Subjects: []string{"s"}, Retention: jetstream.WorkQueuePolicy,
+	})
+	require.NoError(t, err)
+	stop := testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}},
+		func(context.Context, *nats.Msg) error { return nil })
+	state := func(s natty.ConsumerState) func() bool {
+		return func() bool {
+			all := c.Health().Consumers
+			return len(all) == 1 && all[0].State == s
+		}
+	}
+	testkit.Eventually(t, state(natty.ConsumerRunning), "it runs")
+	var seen testkit.Tally
+	processPinned(t, time.Second, next, exclusively("s"), func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, state(natty.ConsumerStopped), "it ends")
+	err = stop()
+	var drift *natty.DriftError
+	require.ErrorAs(t, err, &drift)
+	require.ErrorContains(t, err, "priority_policy")
+	testkit.Fill(t, next, "s", 5)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 5 }, "the other has all")
+}
+
+func TestExclusiveDurableThatSomebodyMakesSharedIsPutRight(t *testing.T) {
+	t.Parallel()
+	c := testkit.ConnectTo(t, nattytest.Server(t).URL())
+	s := testkit.Ensure(t, c, "S", "s")
+	report, errs := testkit.OnError()
+	cfg := exclusively("s")
+	cfg.OnError = report
+	var seen testkit.Tally
+	processPinned(t, time.Second, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Fill(t, c, "s", 5)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 5 }, "it is active")
+	cons, err := s.Consumer(testkit.Ctx(t), testkit.Only(c).Durable)
+	require.NoError(t, err)
+	config := cons.CachedInfo().Config
+	config.PriorityPolicy, config.PriorityGroups, config.PinnedTTL = jetstream.PriorityPolicyNone, nil, 0
+	_, err = s.UpdateConsumer(testkit.Ctx(t), config)
+	require.NoError(t, err)
+	testkit.Fill(t, c, "s", 5)
+	var told error
+	for told == nil || !strings.Contains(told.Error(), "put right") {
+		told = testkit.Receive(t, errs)
+	}
+	require.ErrorContains(t, told, `priority_policy is "", which was "pinned_client"`)
+	testkit.Fill(t, c, "s", 20)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 20 }, "it goes on")
+}

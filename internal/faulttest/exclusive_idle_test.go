@@ -1,14 +1,18 @@
 package faulttest_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/natty-go/natty"
+	"github.com/natty-go/natty/internal/consumer"
 	"github.com/natty-go/natty/internal/testkit"
 	"github.com/natty-go/natty/nattytest"
 )
@@ -61,5 +65,45 @@ func TestExclusiveInstancesThatAreIdleAskForNothing(t *testing.T) {
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "all are acknowledged")
 	if !cutOff(errs) {
 		assert.Zero(t, log.repeats())
+	}
+}
+
+// Each owner resets the durable, whose count of deliveries then begins anew. What was
+// handled between two looks was told as removed.
+func TestExclusiveHandOversOfAWorkQueueAreNotTakenForRemovals(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	_, err := c.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Retention: jetstream.WorkQueuePolicy})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	cfg := exclusively("s")
+	cfg.OnError = report
+	start := func() func() error {
+		return testkit.RunConsumer(t, c, func(ctx context.Context) error {
+			ctx = consumer.WithPace(consumer.WithPinnedTTL(ctx, 3*time.Second), 60)
+			return c.Process(ctx, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+		})
+	}
+	stop := start()
+	start()
+	for n := 5; n < 60; n += 5 {
+		for i := range n {
+			require.NoError(t, c.Publish(testkit.Ctx(t), "s", fmt.Append(nil, n*100+i)))
+		}
+		testkit.Eventually(t, func() bool {
+			for _, h := range c.Health().Consumers {
+				if h.AckFloor == 0 || h.Pending > 0 || h.AckPending > 0 {
+					return false
+				}
+			}
+			return testkit.Settled(c, "S", "test_s")()
+		}, "all is handled, and known")
+		require.NoError(t, stop())
+		stop = start()
+	}
+	assert.Zero(t, seen.Repeats())
+	for len(errs) > 0 {
+		assert.NoError(t, <-errs)
 	}
 }

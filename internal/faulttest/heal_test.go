@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -163,6 +164,122 @@ func TestDurableThatAnInstanceMadeThatAsksForLessSkipsNothing(t *testing.T) {
 			assert.Contains(t, told, "its filters no longer receive s.b; it was reset to behind sequence 10, so that nothing is skipped")
 		})
 	}
+}
+
+// The server resets a durable that began with new messages to its own floor only, and
+// refuses anything else. The consumer ended with that refusal.
+func TestDurableThatBeganWithNewMessagesIsNotReset(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	link := nattytest.Proxy(t, server.URL())
+	c, direct := testkit.ConnectTo(t, link.URL()), testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, direct, "S", "s.*")
+	var seen, older testkit.Tally
+	report, errs := testkit.OnError()
+	cfg := natty.ConsumerConfig{
+		Subjects: []string{"s.a", "s.b"}, Durable: "d", DeliverPolicy: jetstream.DeliverNewPolicy, OnError: report,
+	}
+	stop := testkit.ProcessAtPace(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Eventually(t, sampled(c, 0), "it is there")
+	testkit.Fill(t, direct, "s.b", 10)
+	testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "ten are handled, and that is known")
+
+	link.Refuse(true)
+	link.Cut()
+	require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "d"))
+	less := cfg
+	less.Subjects, less.OnError = []string{"s.a"}, nil
+	testkit.Process(t, direct, less, func(_ context.Context, msg *nats.Msg) error { older.Add(msg); return nil })
+	testkit.Eventually(t, sampled(direct, 0), "an older instance has made it")
+	require.NoError(t, direct.Publish(testkit.Ctx(t), "s.b", []byte("skipped")))
+	require.NoError(t, direct.Publish(testkit.Ctx(t), "s.a", []byte("a")))
+	testkit.Eventually(t, func() bool { return older.Distinct() == 1 }, "and has passed the other")
+	link.Refuse(false)
+
+	var told error
+	for told == nil || !strings.Contains(told.Error(), "its filters no longer receive s.b") {
+		told = testkit.Receive(t, errs)
+	}
+	require.ErrorContains(t, told, "messages of s.b between the sequences 10 and 12 may have been skipped")
+	require.NoError(t, direct.Publish(testkit.Ctx(t), "s.b", []byte("next")))
+	testkit.Eventually(t, func() bool { return seen.Counts()["next"] == 1 }, "it goes on")
+	require.NoError(t, stop())
+}
+
+// It was left paused, and then began with the first message of the stream.
+func TestDurableWhoseConsumerStopsWhileItIsRecreatedBeginsBehindItsFloor(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	link := nattytest.Proxy(t, server.URL())
+	c, direct := testkit.ConnectTo(t, link.URL()), testkit.ConnectTo(t, server.URL())
+	testkit.Ensure(t, direct, "S", "s")
+	stop := testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}},
+		func(context.Context, *nats.Msg) error { return nil })
+	testkit.Fill(t, direct, "s", 10)
+	testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "ten are handled, and that is known")
+	created := recreated(t, direct, func() {})
+	link.Delay(50 * time.Millisecond)
+	require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	<-created // the answer is on its way
+	require.NoError(t, stop())
+	beginsBehind(t, direct, 10)
+}
+
+// To a cluster, the durable that it has made already is another one than it is asked for:
+// its pause ends at another time. So it was taken for another instance's.
+func TestDurableWhoseMakerIsCutOffWhileItIsRecreatedBeginsBehindItsFloor(t *testing.T) {
+	t.Parallel()
+	nodes := nattytest.Cluster(t)
+	link := nattytest.Proxy(t, nodes.URLs()[0])
+	direct := testkit.ConnectTo(t, nodes.URLs()[1])
+	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, natty.WithNATSOptions(nats.IgnoreDiscoveredServers()))
+	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+	require.NoError(t, err)
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}},
+		func(context.Context, *nats.Msg) error { return nil })
+	testkit.Fill(t, direct, "s", 10)
+	testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "ten are handled, and that is known")
+	created := recreated(t, direct, func() {
+		link.Refuse(true)
+		link.Cut()
+	})
+	link.Delay(50 * time.Millisecond)
+	require.NoError(t, direct.JetStream().DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	<-created
+	testkit.Eventually(t, func() bool { return strings.Contains(testkit.Only(c).Warning, "cannot be recreated yet") },
+		"it has given up its first attempt")
+	link.Delay(0)
+	link.Refuse(false)
+	beginsBehind(t, direct, 10)
+}
+
+// recreated closes a channel when a durable of stream S is about to be made, and then was.
+func recreated(t *testing.T, c *natty.Client, then func()) <-chan struct{} {
+	t.Helper()
+	created := make(chan struct{})
+	var once sync.Once
+	_, err := c.Conn().Subscribe("$JS.API.CONSUMER.CREATE.S.>", func(*nats.Msg) {
+		once.Do(func() { then(); close(created) })
+	})
+	require.NoError(t, err)
+	require.NoError(t, c.Conn().Flush())
+	return created
+}
+
+// beginsBehind waits until the durable test_s of stream S delivers what is behind a floor.
+func beginsBehind(t *testing.T, c *natty.Client, floor uint64) {
+	t.Helper()
+	var info *jetstream.ConsumerInfo
+	testkit.Eventually(t, func() bool {
+		d, err := c.JetStream().Consumer(testkit.Ctx(t), "S", "test_s")
+		if err != nil {
+			return false
+		}
+		info = d.CachedInfo()
+		return !info.Paused
+	}, "it delivers")
+	assert.Equal(t, floor, info.AckFloor.Stream)
+	assert.Zero(t, info.NumPending)
 }
 
 // The server takes a while to remove a folder with many files. It had removed those of the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -167,6 +168,50 @@ func TestMessagesOfOneKeyKeepTheirOrderWhenALostConnectionStillGetsOne(t *testin
 		require.NoError(t, direct.Publish(testkit.Ctx(t), "s", fmt.Appendf(nil, "k0-%d", n)))
 	}
 	testkit.Eventually(t, func() bool { return seen.Distinct() == 21 }, "all are handled")
+	order.check(t)
+}
+
+// The server redelivers by the durable's own backoff: here the first step is the longest.
+func TestMessagesOfOneKeyKeepTheirOrderWithTheDurablesOwnBackoff(t *testing.T) {
+	t.Parallel()
+	server := nattytest.Server(t)
+	former, next := nattytest.Proxy(t, server.URL()), nattytest.Proxy(t, server.URL())
+	direct := testkit.ConnectTo(t, server.URL())
+	s := testkit.Ensure(t, direct, "S", "s")
+	cons, err := s.CreateConsumer(testkit.Ctx(t), jetstream.ConsumerConfig{
+		Durable: "test_s", AckPolicy: jetstream.AckExplicitPolicy, BackOff: []time.Duration{3 * time.Second, 500 * time.Millisecond},
+	})
+	require.NoError(t, err)
+	next.Refuse(true)
+	c := testkit.Connect(t, natty.Config{Servers: []string{former.URL(), next.URL()}})
+	var order orderCheck
+	var seen testkit.Tally
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OrderBy: testkit.KeyOf},
+		func(ctx context.Context, msg *nats.Msg) error {
+			d, _ := natty.DeliveryFrom(ctx)
+			order.begin(testkit.KeyOf(msg), d.Sequence)
+			defer order.end(testkit.KeyOf(msg))
+			seen.Add(msg)
+			return nil
+		})
+	unacked := func(n int) func() bool {
+		return func() bool {
+			info, err := cons.Info(testkit.Ctx(t))
+			require.NoError(t, err)
+			return info.NumWaiting == 1-n && info.NumAckPending == n
+		}
+	}
+	testkit.Eventually(t, unacked(0), "it waits for messages")
+	former.FreezeReplies()
+	require.NoError(t, direct.Publish(testkit.Ctx(t), "s", []byte("k0-0")))
+	testkit.Eventually(t, unacked(1), "one is on its way, and never comes")
+	former.Refuse(true)
+	next.Refuse(false)
+	require.NoError(t, c.Conn().ForceReconnect())
+	for n := 1; n <= 5; n++ {
+		require.NoError(t, direct.Publish(testkit.Ctx(t), "s", fmt.Appendf(nil, "k0-%d", n)))
+	}
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 6 }, "all are handled")
 	order.check(t)
 }
 

@@ -190,6 +190,14 @@ func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeout(ctx, d)
 }
 
+// Outlast returns a ctx that ends d after another one. It is for what must not be left
+// half done because that one ends just now.
+func Outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return lasting, func() { stop(); cancel() }
+}
+
 // Query repeats an API request while its error may pass, and decodes the answer.
 func (a *Client) Query(ctx context.Context, endpoint string, request, answer any) error {
 	return a.Persist(ctx, func(ctx context.Context) error {

@@ -46,6 +46,7 @@ const (
 	CodeBatchIncomplete      jetstream.ErrorCode = 10176
 	CodeBatchTooLarge        jetstream.ErrorCode = 10199
 	CodeBatchDuplicate       jetstream.ErrorCode = 10201
+	CodeInvalidReset         jetstream.ErrorCode = 10204 // to where the consumer cannot be
 	CodeBatchTooManyInFlight jetstream.ErrorCode = 10210
 	CodeTimeZoneInvalid      jetstream.ErrorCode = 10223 // of a schedule
 )
