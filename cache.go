@@ -180,7 +180,11 @@ func (a *Cache[T]) apply(e jetstream.KeyValueEntry) {
 	key := e.Key()
 	if e.Operation() != jetstream.KeyValuePut {
 		a.bad.Resolve(key)
-		a.change(func() { delete(a.values, key) })
+		a.change(func() (changed bool) {
+			_, changed = a.values[key]
+			delete(a.values, key)
+			return changed
+		})
 		return
 	}
 	var v T
@@ -190,7 +194,7 @@ func (a *Cache[T]) apply(e jetstream.KeyValueEntry) {
 	}, func(stack []byte, err error) {
 		if err == nil {
 			a.bad.Resolve(key)
-			a.change(func() { a.values[key] = v })
+			a.change(func() bool { a.values[key] = v; return true })
 			return
 		}
 		if a.bad.Open(key) {
@@ -205,15 +209,18 @@ func (a *Cache[T]) apply(e jetstream.KeyValueEntry) {
 
 func (a *Cache[T]) clear() {
 	a.bad.ResolveAll()
-	a.change(func() { clear(a.values) })
+	a.change(func() (changed bool) {
+		changed = len(a.values) > 0
+		clear(a.values)
+		return changed
+	})
 }
 
-// change changes the values, and tells those who wait for that.
-func (a *Cache[T]) change(values func()) {
+// change changes the values, and tells those who wait for that if anything has changed.
+func (a *Cache[T]) change(values func() (changed bool)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	values()
-	if a.changed != nil {
+	if values() && a.changed != nil {
 		close(a.changed)
 		a.changed = nil
 	}

@@ -83,6 +83,17 @@ func TestACacheOfAMissingBucketIsEmptyAndFills(t *testing.T) {
 	assert.Less(t, cache.Age(), 2*time.Second)
 	assert.Empty(t, maps.Collect(cache.All()))
 	changed := cache.Changed()
+	looks, err := c.Conn().SubscribeSync("$JS.API.*.*.KV_b")
+	require.NoError(t, err)
+	for range 3 {
+		_, err := looks.NextMsg(testkit.Patience)
+		require.NoError(t, err)
+	}
+	select {
+	case <-changed:
+		assert.Fail(t, "a look that finds no bucket changes nothing")
+	default:
+	}
 	require.NoError(t, b.Put(ctx, "k", 1))
 	testkit.Receive(t, changed)
 	assert.Equal(t, map[string]int{"k": 1}, maps.Collect(cache.All()))
