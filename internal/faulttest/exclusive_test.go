@@ -310,7 +310,10 @@ func TestExclusiveLosesNoVerdictWhenTheConnectionIsCut(t *testing.T) {
 	link := nattytest.Proxy(t, server.URL())
 	log := &chronicle{t: t}
 	cuts := map[string]bool{"300": true, "301": true, "900": true, "1999": true}
-	stop := process(t, testkit.ConnectTo(t, link.URL()), exclusively("s"), log.handler(1, func(_ context.Context, msg *nats.Msg) error {
+	const ttl = 20 * time.Second // it stays the active one, on a busy machine too
+	cfg := exclusively("s")
+	cfg.AckWait = ttl
+	stop := processPinned(t, ttl, testkit.ConnectTo(t, link.URL()), cfg, log.handler(1, func(_ context.Context, msg *nats.Msg) error {
 		if cuts[string(msg.Data)] {
 			link.Cut()
 		}
