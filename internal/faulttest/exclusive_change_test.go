@@ -196,6 +196,7 @@ func TestExclusiveStandsStillWhileTheServerIsRolledBack(t *testing.T) {
 	cfg.OnError = report
 	process(t, client, cfg, log.handler(1, nil))
 	testkit.Fill(t, c, "s", 10)
+	testkit.Eventually(t, func() bool { return log.done() == 10 }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "it runs")
 	old.Store(true)
 	link.Cut()

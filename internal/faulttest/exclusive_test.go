@@ -671,6 +671,7 @@ func TestExclusiveOwnerThatIsUnpinnedStandsBy(t *testing.T) {
 	a := testkit.ConnectTo(t, server.URL())
 	process(t, a, exclusively("s"), log.handler(1, nil))
 	testkit.Fill(t, c, "s", 10)
+	testkit.Eventually(t, func() bool { return log.done() == 10 }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "the first one is active")
 	b := testkit.ConnectTo(t, server.URL())
 	process(t, b, exclusively("s"), log.handler(2, nil))
@@ -696,6 +697,7 @@ func TestExclusiveInstanceThatStopsUnpinsNobodyElse(t *testing.T) {
 	cfg.OnError = report
 	stop := processPinned(t, time.Minute, testkit.ConnectTo(t, link.URL()), cfg, log.handler(1, nil))
 	testkit.Fill(t, c, "s", 1)
+	testkit.Eventually(t, func() bool { return log.done() == 1 }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "the first one is active")
 	second := testkit.ConnectTo(t, server.URL())
 	processPinned(t, time.Minute, second, cfg, log.handler(2, nil))
@@ -732,6 +734,7 @@ func TestExclusiveDurableThatIsSetBackIsHandledAgain(t *testing.T) {
 	var seen testkit.Tally
 	process(t, c, exclusively("s"), func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
 	testkit.Fill(t, c, "s", 10)
+	testkit.Eventually(t, func() bool { return seen.Distinct() == 10 }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "all are acknowledged")
 	_, err := s.ResetConsumerToSequence(testkit.Ctx(t), "test_s", 1)
 	require.NoError(t, err)
@@ -749,6 +752,7 @@ func TestExclusiveDurableThatIsDeletedIsMadeAgain(t *testing.T) {
 		process(t, testkit.ConnectTo(t, server.URL()), exclusively("s"), log.handler(i, nil))
 	}
 	testkit.Fill(t, c, "s", 10)
+	testkit.Eventually(t, func() bool { return log.done() == 10 }, "all are handled")
 	testkit.Eventually(t, testkit.Settled(c, "S", "test_s"), "all are acknowledged")
 	require.NoError(t, s.DeleteConsumer(testkit.Ctx(t), "test_s"))
 	testkit.Fill(t, c, "s", 10)

@@ -122,7 +122,8 @@ func AckPending(t testing.TB, c *natty.Client, stream, durable string) (unacked,
 	return info.NumAckPending, int(info.NumPending)
 }
 
-// Settled returns a condition: every message of the durable is settled. Use it for
+// Settled returns a condition: every message of the durable is settled, and there was
+// one. A durable that is just being made has none, and answers no requests yet. Use it for
 // messages that a consumer has seen: the server may count a new message as pending a
 // moment after it has acknowledged the publish.
 func Settled(c *natty.Client, stream, durable string) func() bool {
@@ -134,7 +135,7 @@ func Settled(c *natty.Client, stream, durable string) func() bool {
 			return false
 		}
 		info := cons.CachedInfo()
-		return info.NumAckPending == 0 && info.NumPending == 0
+		return info.NumAckPending == 0 && info.NumPending == 0 && info.Delivered.Stream > 0
 	}
 }
 
