@@ -303,7 +303,10 @@ func TestOneConsumerThatFailsEndsTheOthersInAnOrderlyWay(t *testing.T) {
 			return ctx.Err()
 		}})
 	testkit.Receive(t, begun)
-	testkit.Eventually(t, testkit.Settled(bad, "B", "test_bad"), "the other one runs, too")
+	testkit.Eventually(t, func() bool {
+		cons, err := bad.JetStream().Consumer(testkit.Ctx(t), "B", "test_bad")
+		return err == nil && cons.CachedInfo().NumWaiting > 0
+	}, "the other one runs, too")
 	elsewhere.Stop() // and cannot go on
 	select {
 	case err := <-ended:
