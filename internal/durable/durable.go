@@ -79,6 +79,7 @@ type Durable struct {
 	Leader        string   // the server that counts; "" if there is one server
 	Whole         bool     // the durable receives all subjects of the stream
 	Mirror        bool     // the stream is a mirror
+	Schedules     bool     // the stream may hold schedules
 }
 
 // AckWait is how long the server waits for an ack, or a sign of life, before it
@@ -231,6 +232,7 @@ func (c *Manager) Refresh(ctx context.Context, d *Durable) error {
 	}
 	d.StreamCreated, d.Retention = stream.Created, stream.Config.Retention
 	d.Replicas, d.Mirror = stream.Config.Replicas, stream.Config.Mirror != nil
+	d.Schedules = stream.Config.AllowMsgSchedules
 	d.First, d.stored = stream.State.FirstSeq, stored(stream.Config)
 	d.read(info)
 	return nil
