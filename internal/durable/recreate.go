@@ -69,12 +69,10 @@ const finishGrace = time.Second
 func (c *Manager) createOnce(
 	ctx context.Context, lost Durable, config jetstream.ConsumerConfig, again bool,
 ) (made bool, err error) {
-	info := &jetstream.ConsumerInfo{}
-	err = c.API.Persist(ctx, func(ctx context.Context) error {
-		created, err := c.API.Via(ctx).CreateConsumer(ctx, lost.Stream, config)
-		if err == nil {
-			info = created.CachedInfo()
-		}
+	var info *jetstream.ConsumerInfo
+	err = c.API.Persist(ctx, func(ctx context.Context) (err error) {
+		// With less room than before it goes on, and with none it would end.
+		info, err = c.create(ctx, lost.Stream, config, false)
 		return err
 	})
 	if jsapi.Code(err) == jsapi.CodeConsumerExists {
