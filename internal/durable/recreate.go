@@ -149,6 +149,23 @@ func (c *Manager) removed(ctx context.Context, stream string) (bool, error) {
 	return slices.Equal(before, after) && info.State.Consumers <= len(after), err
 }
 
+// resumeWait bounds AwaitResume. A pause that lasts longer is somebody else's, or that
+// of an instance that has died.
+const resumeWait = 5 * time.Second
+
+// AwaitResume reads a durable that another instance has just recreated, and waits until
+// that one has resumed it.
+func (c *Manager) AwaitResume(ctx context.Context, d *Durable) error {
+	limit, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	for n := 1; ; n++ {
+		err := c.Refresh(ctx, d)
+		if kind, _ := d.Warning(); err != nil || kind != Paused || jsapi.CreatePause.Wait(limit, n) != nil {
+			return err
+		}
+	}
+}
+
 // resets reports whether the server of a stream can reset a consumer.
 func (c *Manager) resets(stream jetstream.StreamConfig) bool {
 	return jsapi.ConsumerResets.MissingFrom(c.API.ServerVersion(stream.Metadata)) == nil
