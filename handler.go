@@ -24,9 +24,10 @@ import (
 //     that fails at MaxDeliver.
 //
 // A panic counts as an error. If the handler settles the message itself (msg.Ack,
-// msg.Nak, msg.Term), that counts, and its error is only reported. The handler may
-// change the message's fields. It must not change the bytes of Data and the header map,
-// which the dead letter may need.
+// msg.Nak, msg.Term), that counts, and its error is only reported. With Exclusive it does
+// not count: a handler that naks and returns nil has accepted the message. The handler
+// may change the message's fields. It must not change the bytes of Data and the header
+// map, which the dead letter may need.
 //
 // ctx carries the values of the consumer's ctx and the Delivery. It lives longer than
 // the consumer's ctx: it ends when DrainTimeout is over.

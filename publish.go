@@ -28,7 +28,7 @@ func (c *Client) Publish(
 // Nor are Nats-Batch-Id, -Sequence and -Commit, Nats-Scheduler and Nats-Schedule-Next: a
 // handler that passes on the headers of its message has them from a batch or a schedule.
 // It passes on the message's id, too, which makes a duplicate of a message for the same
-// stream.
+// stream. The Nats-Rollup of a message with Nats-Marker-Reason is not sent either.
 //
 // The message gets a Nats-Msg-Id unless the caller set one (in the headers, or with
 // jetstream.WithMsgID). If the outcome of an attempt is unknown, because the connection

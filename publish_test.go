@@ -241,6 +241,41 @@ func TestHandlerMayPassOnTheHeadersOfABatch(t *testing.T) {
 	assert.EqualValues(t, 6, testkit.Stored(t, to))
 }
 
+func TestHandlerThatPassesOnTheHeadersOfAMarkerRemovesNothing(t *testing.T) {
+	t.Parallel()
+	c := testkit.OnServer(t)
+	ctx := testkit.Ctx(t)
+	_, err := c.EnsureStream(ctx, jetstream.StreamConfig{
+		Name: "S", Subjects: []string{"s"}, MaxAge: time.Second, AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Minute,
+		Duplicates: time.Second,
+	})
+	require.NoError(t, err)
+	to, err := c.EnsureStream(ctx, jetstream.StreamConfig{Name: "T", Subjects: []string{"t"}, AllowMsgTTL: true, AllowRollup: true})
+	require.NoError(t, err)
+	testkit.Fill(t, c, "t", 5)
+	w := testkit.NewWriter(t, c, natty.WriterConfig{})
+	passed := make(chan error, 2)
+	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}}, func(ctx context.Context, msg *nats.Msg) error {
+		on := &nats.Msg{Subject: "t", Header: msg.Header, Data: msg.Data}
+		if msg.Header.Get(jetstream.MarkerReasonHeader) != "" {
+			assert.NotEmpty(t, msg.Header.Get(jetstream.MsgRollup))
+			_, err := c.PublishMsg(ctx, on)
+			passed <- errors.Join(err, w.Write(ctx, on))
+		}
+		return nil
+	})
+	require.NoError(t, c.Publish(ctx, "s", nil))
+	require.NoError(t, testkit.Receive(t, passed))
+	require.NoError(t, w.Flush(ctx))
+	assert.EqualValues(t, 7, testkit.Stored(t, to))
+
+	on := nats.NewMsg("t")
+	on.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	_, err = c.PublishMsg(ctx, on)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, testkit.Stored(t, to), "a roll-up of the user's own is sent")
+}
+
 func TestPublishWithoutPermissionFailsAtOnceAndLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	node := testkit.Restrict(t, "s.allowed", "$JS.API.>")

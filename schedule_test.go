@@ -461,6 +461,34 @@ func TestEnsureStreamRefusesWhatWouldLoseSchedules(t *testing.T) {
 	assert.Len(t, schedules(t, c), 1)
 }
 
+// The last message of a subject leaves a marker when it is removed, which a handler took
+// for the job.
+func TestMarkersInAStreamWithSchedulesAreNotHandled(t *testing.T) {
+	t.Parallel()
+	for name, exclusive := range map[string]bool{"shared": false, "exclusive": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := testkit.OnServer(t)
+			s := scheduling(t, c, jetstream.StreamConfig{
+				AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Minute, MaxAge: time.Hour, MaxMsgsPerSubject: 1,
+			})
+			var ran testkit.Tally
+			cfg := natty.ConsumerConfig{Subjects: []string{"s.>"}, Durable: "d", Exclusive: exclusive}
+			testkit.Process(t, c, cfg, func(_ context.Context, msg *nats.Msg) error { ran.Add(msg); return nil })
+			job := &nats.Msg{Subject: "s.job", Data: []byte("once")}
+			require.NoError(t, c.Schedule(testkit.Ctx(t), natty.Schedule{ID: "once", At: time.Now(), TTL: time.Second, Msg: job}))
+			testkit.Eventually(t, func() bool {
+				m, err := s.GetLastMsgForSubject(testkit.Ctx(t), "s.job")
+				return err == nil && m.Header.Get(jetstream.MarkerReasonHeader) != ""
+			}, "the message has expired")
+			require.NoError(t, c.Publish(testkit.Ctx(t), "s.other", []byte("next")))
+			testkit.Eventually(t, func() bool { return ran.Counts()["next"] == 1 }, "what is behind the marker is handled")
+			testkit.Eventually(t, testkit.Settled(c, "S", "d"), "and the marker is acknowledged")
+			assert.Equal(t, map[string]int{"once": 1, "next": 1}, ran.Counts())
+		})
+	}
+}
+
 // The server respects the TTL of a holder, and with markers removes nothing when it starts.
 func TestScheduleDueWhileTheServerWasDownOutlivesMaxAge(t *testing.T) {
 	t.Parallel()

@@ -122,7 +122,9 @@ type Consumer struct {
 	epoch atomic.Int64
 	// outdated means that the stream has changed, and the next look is to read it.
 	outdated atomic.Bool
-	pace     pace
+	// schedules means that the stream may hold schedules. To keep them, it has markers.
+	schedules atomic.Bool
+	pace      pace
 
 	// mu guards what follows.
 	mu             sync.Mutex
@@ -276,6 +278,7 @@ func (c *Consumer) setDurable(d durable.Durable) {
 	c.durable = d
 	c.ackTrouble.look(d)
 	c.ackLimit.Store(int64(max(d.Config.MaxAckPending, 0)))
+	c.schedules.Store(d.Schedules)
 	warning := c.durableWarning(d)
 	c.mu.Lock()
 	h := &c.health

@@ -30,6 +30,9 @@ func (c *Consumer) newMessage(ctx context.Context, msg *nats.Msg, d dispatch.Del
 	if m.Others = durable.IsHolder(msg); m.Others && durable.KeepsOut(d.Stream, msg.Subject) {
 		c.outdated.Store(true) // the filters are to leave it out
 	}
+	if c.schedules.Load() && durable.IsMarker(msg) {
+		m.Others = true // to a handler it would be the job once more
+	}
 	if ok && redriven.For != c.address {
 		m.Others = true
 		c.log("natty: skipped a message that was redriven for another durable",

@@ -169,6 +169,7 @@ func (c *Consumer) durableWarning(d durable.Durable) string {
 	var all []string
 	for _, w := range []struct{ kind, text string }{
 		{durable.Paused, warning}, {durable.NearlyFull, warning}, {"foreign", c.setForeign(d)},
+		{"unmatched", d.Unmatched(c.cfg.Subjects)},
 	} {
 		if w.text == "" || warning == w.text && w.kind != kind {
 			c.told.Resolve(w.kind)

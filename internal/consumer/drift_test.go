@@ -184,6 +184,24 @@ func TestSettingsThatLoseAPositionAreToldAtTheStart(t *testing.T) {
 	assert.Len(t, w.told(), 2)
 }
 
+// Another stream has it now, and the consumer went on in silence.
+func TestSubjectThatTheStreamHasLostIsTold(t *testing.T) {
+	t.Parallel()
+	w := watch(t, Config{Spec: durable.Spec{Subjects: []string{"s.a"}}}, accept)
+	move := func(subjects ...string) {
+		_, err := w.js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: subjects})
+		require.NoError(t, err)
+		w.outdated.Store(true) // or a minute later
+	}
+	move("s.b", "s.c")
+	w.tellsOnce("stream S has lost the subject s.a, of which nothing new comes: it stores s.b s.c")
+	assert.Contains(t, w.Snapshot().Warning, "has lost the subject s.a")
+	move("s.*")
+	require.NoError(t, w.look())
+	assert.Empty(t, w.Snapshot().Warning)
+	assert.Empty(t, w.told())
+}
+
 // What was stored while a filter was missing is behind the durable's position.
 func TestSkippedMessagesAreToldWithTheFilterThatWasMissing(t *testing.T) {
 	t.Parallel()

@@ -231,11 +231,11 @@ func (c *Consumer) healOnce(
 	if *begun = *begun || made; err != nil {
 		return lost, "", err
 	}
+	d, read := durable.Durable{Stream: lost.Stream, Name: lost.Name}, c.client.Refresh
 	if !made {
-		did = "another instance recreated it"
+		did, read = "another instance recreated it", c.client.AwaitResume
 	}
-	d := durable.Durable{Stream: lost.Stream, Name: lost.Name}
-	if err = c.client.Refresh(ctx, &d); d.BeginsBehind(lost.Floor) {
+	if err = read(ctx, &d); d.BeginsBehind(lost.Floor) {
 		did += "; it begins at a position of its own, so that messages may be skipped"
 	}
 	return d, did, err

@@ -79,6 +79,7 @@ type Durable struct {
 	Leader        string   // the server that counts; "" if there is one server
 	Whole         bool     // the durable receives all subjects of the stream
 	Mirror        bool     // the stream is a mirror
+	Schedules     bool     // the stream may hold schedules
 }
 
 // AckWait is how long the server waits for an ack, or a sign of life, before it
@@ -176,7 +177,10 @@ func (c *Manager) EnsureDurable(ctx context.Context, stream string, cfg Spec) (D
 		return d, fmt.Errorf("natty: consumer %q: %w", d.Name, err)
 	}
 	r := resource(stream, d.Name)
-	r.Create = func(ctx context.Context) error { return c.create(ctx, stream, fresh(cfg, set)) }
+	r.Create = func(ctx context.Context) error {
+		_, err := c.create(ctx, stream, fresh(cfg, set), cfg.MaxAckPending != 0)
+		return err
+	}
 	have, err := c.API.ReadOrMake(ctx, r)
 	if err != nil {
 		err = jsapi.Named(r, err)
@@ -194,15 +198,19 @@ func (c *Manager) EnsureDurable(ctx context.Context, stream string, cfg Spec) (D
 	return d, jsapi.Named(r, c.Refresh(ctx, &d))
 }
 
-// create makes a consumer with as much room for unacked messages as the server allows.
-// The server says how much that is in the text of its refusal only: halving finds it
-// well enough.
-func (c *Manager) create(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) error {
-	chosen := cfg.MaxAckPending != 0
+// create makes a consumer with as much room for unacked messages as the server allows,
+// unless the user has chosen how much. The server says how much that is in the text of
+// its refusal only: halving finds it well enough.
+func (c *Manager) create(
+	ctx context.Context, stream string, cfg jetstream.ConsumerConfig, chosen bool,
+) (*jetstream.ConsumerInfo, error) {
 	for cfg.MaxAckPending = cmp.Or(cfg.MaxAckPending, MaxAckPending); ; cfg.MaxAckPending /= 2 {
-		_, err := c.API.Via(ctx).CreateConsumer(ctx, stream, cfg)
-		if jsapi.Code(err) != jsapi.CodeMaxAckPending || cfg.MaxAckPending == 1 || chosen {
-			return err
+		made, err := c.API.Via(ctx).CreateConsumer(ctx, stream, cfg)
+		switch {
+		case err == nil:
+			return made.CachedInfo(), nil
+		case jsapi.Code(err) != jsapi.CodeMaxAckPending || cfg.MaxAckPending <= 1 || chosen:
+			return nil, err
 		}
 	}
 }
@@ -231,6 +239,7 @@ func (c *Manager) Refresh(ctx context.Context, d *Durable) error {
 	}
 	d.StreamCreated, d.Retention = stream.Created, stream.Config.Retention
 	d.Replicas, d.Mirror = stream.Config.Replicas, stream.Config.Mirror != nil
+	d.Schedules = stream.Config.AllowMsgSchedules
 	d.First, d.stored = stream.State.FirstSeq, stored(stream.Config)
 	d.read(info)
 	return nil

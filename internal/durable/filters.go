@@ -34,6 +34,12 @@ func IsHolder(m *nats.Msg) bool {
 	return m.Header.Get(jetstream.ScheduleHeader) != "" && m.Header.Get(jetstream.ScheduleTargetHeader) != ""
 }
 
+// IsMarker reports whether a message only says that the last one of its subject was
+// removed. The server stores it where the stream has a SubjectDeleteMarkerTTL.
+func IsMarker(m *nats.Msg) bool {
+	return len(m.Data) == 0 && m.Header.Get(jetstream.MarkerReasonHeader) != ""
+}
+
 // KeepsOut reports whether the filters of a durable are to leave out a holder with this
 // subject. A durable may receive such holders for a few seconds, if schedules are
 // switched on for a stream while its consumers run.

@@ -107,6 +107,23 @@ func (d Durable) Lacks(asked []string) []string {
 	return uncovered(withoutHolders(d.Stream, d.stored, asked), d.Filters())
 }
 
+// Unmatched says which of what an instance asked for the stream does not store any more,
+// as a text for people, or "".
+func (d Durable) Unmatched(asked []string) string {
+	var all []string
+	for _, f := range asked {
+		if !subject.OverlapAny([]string{f}, d.stored) {
+			all = append(all, f)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	gone := strings.Join(all, " ")
+	return fmt.Sprintf("stream %s has lost the subject %s, of which nothing new comes: it stores %s; give it the "+
+		"subject again, or consume the stream that has it now", d.Stream, gone, strings.Join(d.stored, " "))
+}
+
 // uncovered returns the filters of which none of by receives everything.
 func uncovered(filters, by []string) (left []string) {
 	for _, f := range filters {

@@ -69,12 +69,10 @@ const finishGrace = time.Second
 func (c *Manager) createOnce(
 	ctx context.Context, lost Durable, config jetstream.ConsumerConfig, again bool,
 ) (made bool, err error) {
-	info := &jetstream.ConsumerInfo{}
-	err = c.API.Persist(ctx, func(ctx context.Context) error {
-		created, err := c.API.Via(ctx).CreateConsumer(ctx, lost.Stream, config)
-		if err == nil {
-			info = created.CachedInfo()
-		}
+	var info *jetstream.ConsumerInfo
+	err = c.API.Persist(ctx, func(ctx context.Context) (err error) {
+		// With less room than before it goes on, and with none it would end.
+		info, err = c.create(ctx, lost.Stream, config, false)
 		return err
 	})
 	if jsapi.Code(err) == jsapi.CodeConsumerExists {
@@ -149,6 +147,23 @@ func (c *Manager) removed(ctx context.Context, stream string) (bool, error) {
 	}
 	after, err := c.API.ConsumerNames(ctx, stream)
 	return slices.Equal(before, after) && info.State.Consumers <= len(after), err
+}
+
+// resumeWait bounds AwaitResume. A pause that lasts longer is somebody else's, or that
+// of an instance that has died.
+const resumeWait = 5 * time.Second
+
+// AwaitResume reads a durable that another instance has just recreated, and waits until
+// that one has resumed it.
+func (c *Manager) AwaitResume(ctx context.Context, d *Durable) error {
+	limit, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	for n := 1; ; n++ {
+		err := c.Refresh(ctx, d)
+		if kind, _ := d.Warning(); err != nil || kind != Paused || jsapi.CreatePause.Wait(limit, n) != nil {
+			return err
+		}
+	}
 }
 
 // resets reports whether the server of a stream can reset a consumer.

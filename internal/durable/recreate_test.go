@@ -87,6 +87,28 @@ func TestDurableThatHasBegunIsNotResetByTheNextToRecreateIt(t *testing.T) {
 	assert.EqualValues(t, 3, info.AckFloor.Stream, "nothing comes again")
 }
 
+// The limit of the account or stream was lowered since it was made.
+func TestDurableIsMadeAgainWithTheRoomThatIsAllowedNow(t *testing.T) {
+	t.Parallel()
+	for name, spec := range map[string]Spec{"as much as there is": {}, "chosen": {MaxAckPending: 50}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := manager(t)
+			s, lost := c.stream(t, spec)
+			require.NoError(t, s.DeleteConsumer(t.Context(), "d"))
+			cfg := s.CachedInfo().Config
+			cfg.ConsumerLimits.MaxAckPending = 10
+			s, err := c.API.JS.UpdateStream(t.Context(), cfg)
+			require.NoError(t, err)
+			made, err := c.RecreateDurable(t.Context(), lost, s.CachedInfo().Config, false)
+			require.NoError(t, err)
+			assert.True(t, made)
+			require.NoError(t, c.Refresh(t.Context(), &lost))
+			assert.LessOrEqual(t, lost.Config.MaxAckPending, 10)
+		})
+	}
+}
+
 // The server removes the files of a deleted durable after it has forgotten it. Without
 // awaitRemoval, the server removes those of the recreated one as well.
 func TestRecreatedDurableSurvivesARestart(t *testing.T) {

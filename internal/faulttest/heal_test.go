@@ -253,6 +253,49 @@ func TestDurableWhoseMakerIsCutOffWhileItIsRecreatedBeginsBehindItsFloor(t *test
 	beginsBehind(t, direct, 10)
 }
 
+// In a cluster the others find the durable as it is. They took its pause for somebody
+// else's.
+func TestPauseOfTheInstanceThatRecreatesADurableIsNotReportedByOthers(t *testing.T) {
+	t.Parallel()
+	nodes := nattytest.Cluster(t)
+	link := nattytest.Proxy(t, nodes.URLs()[0])
+	direct := testkit.ConnectTo(t, nodes.URLs()[1])
+	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, natty.WithNATSOptions(nats.IgnoreDiscoveredServers()))
+	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+	require.NoError(t, err)
+	report, errs := testkit.OnError()
+	var seen testkit.Tally
+	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OnError: report},
+		func(_ context.Context, msg *nats.Msg) error { seen.Add(msg); return nil })
+	testkit.Fill(t, direct, "s", 10)
+	testkit.Eventually(t, func() bool { return testkit.Only(c).AckFloor == 10 }, "ten are handled, and that is known")
+	js := direct.JetStream()
+	d, err := js.Consumer(testkit.Ctx(t), "S", "test_s")
+	require.NoError(t, err)
+	another := d.CachedInfo().Config
+	another.PauseUntil = new(time.Now().Add(time.Minute))
+	missed := make(chan struct{})
+	var once sync.Once
+	_, err = direct.Conn().Subscribe("$JS.API.CONSUMER.NAMES.S", func(*nats.Msg) { once.Do(func() { close(missed) }) })
+	require.NoError(t, err)
+	require.NoError(t, direct.Conn().Flush())
+	link.Delay(200 * time.Millisecond)
+	require.NoError(t, js.DeleteConsumer(testkit.Ctx(t), "S", "test_s"))
+	<-missed // and it is about to be recreated
+	_, err = js.CreateConsumer(testkit.Ctx(t), "S", another)
+	require.NoError(t, err)
+	refused := recreated(t, direct, func() {})
+	link.Delay(0)
+	<-refused
+	<-time.After(300 * time.Millisecond) // long enough for c to read that it is paused
+	_, err = js.ResumeConsumer(testkit.Ctx(t), "S", "test_s")
+	require.NoError(t, err)
+	testkit.Eventually(t, func() bool { return seen.Repeats() == 10 }, "it goes on")
+	for len(errs) > 0 {
+		assert.NotContains(t, (<-errs).Error(), "paused")
+	}
+}
+
 // recreated closes a channel when a durable of stream S is about to be made, and then was.
 func recreated(t *testing.T, c *natty.Client, then func()) <-chan struct{} {
 	t.Helper()

@@ -19,7 +19,7 @@ import (
 func Clone(msg *nats.Msg) *nats.Msg {
 	h := make(nats.Header, len(msg.Header)+1)
 	for name, values := range msg.Header {
-		if !inherited(name) {
+		if !inherited(msg.Header, name) {
 			h[name] = values
 		}
 	}
@@ -27,11 +27,14 @@ func Clone(msg *nats.Msg) *nats.Msg {
 }
 
 // inherited reports whether a header says how a stored message came into its stream: in
-// an atomic batch, or from a schedule. A handler that passes on the headers of its
-// message passes on these as well. The server would act on them once more: it would wait
-// for the rest of that batch, or remove the schedule.
-func inherited(name string) bool {
+// an atomic batch, from a schedule, or as the server's marker for a subject. A handler
+// that passes on the headers of its message passes on these as well. The server would act
+// on them once more: it would wait for the rest of that batch, remove the schedule, or
+// remove all other messages of a subject.
+func inherited(h nats.Header, name string) bool {
 	switch name {
+	case jetstream.MsgRollup:
+		return header(h, jetstream.MarkerReasonHeader) != ""
 	case headerBatchID, headerBatchSequence, headerBatchCommit, jetstream.SchedulerHeader, jetstream.ScheduleNextHeader:
 		return true
 	}

@@ -250,7 +250,7 @@ func (s *slot) packHeader(h nats.Header) {
 		s.header = make(nats.Header, len(h)+1)
 	}
 	for key, values := range h {
-		if inherited(key) {
+		if inherited(h, key) {
 			continue
 		}
 		n := len(s.values)
