@@ -384,6 +384,29 @@ func TestServerWhoseCertificateCannotBeTrustedIsFatalAtOnce(t *testing.T) {
 	testkit.Connect(t, natty.Config{Servers: []string{expired.URL()}, TLS: natty.TLSConfig{InsecureSkipVerify: true}})
 }
 
+func TestTLSURLNeverConnectsInTheClear(t *testing.T) {
+	t.Parallel()
+	// Whoever is on the way can make any server look like this one.
+	optional := nattytest.Server(t, nattytest.TLS(), nattytest.User("ann", "a"), nattytest.Options(func(o *server.Options) { o.AllowNonTLS = true }))
+	tlsURL := func(node *nattytest.Node) string { return strings.Replace(node.URL(), "nats://", "tls://", 1) }
+	require.ErrorContains(t, refused(t, natty.Config{Servers: []string{tlsURL(optional)}, User: "ann", Password: "a"}), "set tls.ca_file")
+
+	c := testkit.Connect(t, natty.Config{
+		Servers: []string{tlsURL(optional)}, User: "ann", Password: "a", TLS: natty.TLSConfig{CAFile: optional.Files().CA},
+	})
+	conns, err := optional.Server().Connz(&server.ConnzOptions{})
+	require.NoError(t, err)
+	require.Len(t, conns.Conns, 1)
+	assert.NotEmpty(t, conns.Conns[0].TLSVersion)
+	require.NoError(t, c.Close(testkit.Ctx(t)))
+
+	// One such URL is enough: a server without TLS may be announced by another one.
+	plain, other := nattytest.Server(t), nattytest.Server(t)
+	err = refused(t, natty.Config{Servers: []string{plain.URL(), tlsURL(other)}})
+	require.ErrorIs(t, err, nats.ErrSecureConnWanted)
+	require.ErrorContains(t, err, plain.URL())
+}
+
 func TestMissingOrUntrustedClientCertificateIsFatalEveryTime(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.ClientCerts())

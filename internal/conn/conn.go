@@ -91,6 +91,7 @@ type Config struct {
 // know.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	cn, opts := newConn(cfg.Log, cfg.Notify), cfg.Options
+	opts.Secure = opts.Secure || wantTLS(opts)
 	cfg.Login.watch(cn)
 	cfg.Login.install(opts)
 	cn.prober = &prober{opts: *opts, login: cfg.Login}

@@ -40,6 +40,15 @@ type dialer struct {
 	wire    *wire  // what it made
 }
 
+// wantTLS reports whether a URL asks for TLS. nats.go then uses TLS for all servers, but
+// notes that in a copy of its options, which wire does not see.
+func wantTLS(opts *nats.Options) bool {
+	return slices.ContainsFunc(opts.Servers, func(server string) bool {
+		u := serverurl.Parse(server)
+		return u != nil && (u.Scheme == "tls" || u.Scheme == "wss")
+	})
+}
+
 // newDialer makes opts dial, and log in, with the dialer.
 func newDialer(opts *nats.Options, login Login, onError func(*ServerError)) *dialer {
 	d := &dialer{
