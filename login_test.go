@@ -250,8 +250,16 @@ func TestReplacedAuthoritiesAreTrustedAtTheNextConnection(t *testing.T) {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served.Load(), nil },
 		}
 	}))
+	// One of two authorities, and then half of the other, would replace the good ones.
 	file := caFile(t, older)
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	half := append(newCA(t).PEM(), whole[:len(whole)/2]...)
 	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, TLS: natty.TLSConfig{CAFile: file}})
+	require.NoError(t, os.WriteFile(file, half, 0o600))
+	require.NoError(t, node.Restart())
+	testkit.Eventually(t, func() bool { return c.Health().Reconnects == 1 }, "it trusts the last good file")
+	require.Contains(t, c.Health().LastError, "tls.ca_file "+strconv.Quote(file))
 	serve(newer)
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.NoError(t, node.Restart())
@@ -466,6 +474,15 @@ func TestTLSFileThatCannotWorkIsNamed(t *testing.T) {
 	empty := write("empty", []byte("\n"))
 	garbage := write("garbage", []byte("\x00\xff garbage"))
 	damaged := write("damaged", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	cut := func(name string, before ...byte) string {
+		half := ca.PEM()
+		return write(name, append(before, half[:len(half)/2]...))
+	}
+	certPEM, keyPEM, err := ca.Issue(client)
+	require.NoError(t, err)
+	cutKey := write("cut.key", keyPEM[:len(keyPEM)/2])
+	cutBundle, cutChain := cut("cut.bundle", newCA(t).PEM()...), cut("cut.chain", certPEM...)
+	wholeKey := write("whole.key", keyPEM)
 	encrypted := write("encrypted", []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 
 	for name, wrong := range map[string]struct {
@@ -477,6 +494,9 @@ func TestTLSFileThatCannotWorkIsNamed(t *testing.T) {
 		"CA empty":            {natty.TLSConfig{CAFile: empty}, "tls.ca_file", empty, "is empty; check"},
 		"CA garbage":          {natty.TLSConfig{CAFile: garbage}, "tls.ca_file", garbage, "holds no PEM data; expected"},
 		"CA damaged":          {natty.TLSConfig{CAFile: damaged}, "tls.ca_file", damaged, "holds a damaged CERTIFICATE block; expected"},
+		"CA bundle cut short": {natty.TLSConfig{CAFile: cutBundle}, "tls.ca_file", cutBundle, "ends within a PEM block; check"},
+		"chain cut short":     {natty.TLSConfig{CertFile: cutChain, KeyFile: wholeKey}, "tls.cert_file", cutChain, "ends within a PEM block; check"},
+		"key cut short":       {natty.TLSConfig{CertFile: cert, KeyFile: cutKey}, "tls.key_file", cutKey, "ends within a PEM block; check"},
 		"CA a key":            {natty.TLSConfig{CAFile: key}, "tls.ca_file", key, "holds a private key; expected"},
 		"cert missing":        {natty.TLSConfig{CertFile: missing, KeyFile: key}, "tls.cert_file", missing, "no such file; check the path"},
 		"cert a directory":    {natty.TLSConfig{CertFile: dir, KeyFile: key}, "tls.cert_file", dir, "cannot be read; check"},
