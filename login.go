@@ -315,8 +315,10 @@ func readPEM(field, file string) ([]byte, error) {
 	for block, behind := pem.Decode(rest); block != nil; block, behind = pem.Decode(rest) {
 		rest = behind
 	}
-	if i := bytes.LastIndex(rest, []byte("-----BEGIN ")); i >= 0 && !bytes.Contains(rest[i:], []byte("-----END ")) {
-		return nil, invalid(field, file, "ends within a PEM block; check what writes the file", nil)
+	if i := bytes.LastIndex(rest, []byte("-----BEGIN ")); i >= 0 {
+		if _, end, _ := bytes.Cut(rest[i:], []byte("-----END ")); !bytes.Contains(end, []byte("-----")) {
+			return nil, invalid(field, file, "ends within a PEM block; check what writes the file", nil)
+		}
 	}
 	return data, nil
 }

@@ -480,7 +480,7 @@ func TestTLSFileThatCannotWorkIsNamed(t *testing.T) {
 	}
 	certPEM, keyPEM, err := ca.Issue(client)
 	require.NoError(t, err)
-	cutKey := write("cut.key", keyPEM[:len(keyPEM)/2])
+	cutKey := write("cut.key", keyPEM[:len(keyPEM)-5]) // within the last line
 	cutBundle, cutChain := cut("cut.bundle", newCA(t).PEM()...), cut("cut.chain", certPEM...)
 	wholeKey := write("whole.key", keyPEM)
 	encrypted := write("encrypted", []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
