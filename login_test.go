@@ -75,6 +75,25 @@ func TestExpiredJWTIsCalledThat(t *testing.T) {
 	require.NotContains(t, refused(t, cfg).Error(), "expired", "refused for another reason")
 }
 
+func TestLoginThatExpiresIsWhyTheConnectionWasLost(t *testing.T) {
+	t.Parallel()
+	operator := newOperator(t)
+	lost := make(chan error, 100)
+	observer := natty.ObserverFunc(func(e natty.Event) {
+		if e, ok := e.(natty.ConnectionEvent); ok && e.Err != nil {
+			lost <- e.Err
+		}
+	})
+	file := operator.credsUntil(t, time.Now().Add(4*time.Second))
+	c := testkit.Connect(t, natty.Config{Servers: []string{operator.node.URL()}, CredsFile: file}, natty.WithObserver(observer))
+	replace(t, file, operator.credsFile(t))
+	testkit.Eventually(t, func() bool { return c.Health().Connected && c.Health().Reconnects > 0 }, "it reconnects with the new file")
+	assert.Contains(t, c.Health().LastError, nats.ErrAuthExpired.Error())
+	for range 2 { // what the server says, and the loss
+		require.ErrorIs(t, testkit.Receive(t, lost), nats.ErrAuthExpired)
+	}
+}
+
 func TestOneRefusingServerOfSeveralIsNotFatal(t *testing.T) {
 	t.Parallel()
 	refusing := nattytest.Server(t, nattytest.User("ann", "a"))
@@ -292,6 +311,8 @@ func TestClientReconnectsThroughRepeatedlyRefusedLogins(t *testing.T) {
 	testkit.Eventually(t, func() bool { return strings.Contains(c.Health().LastError, "uthorization") }, "the reason is known")
 	password.Store("right")
 	testkit.Eventually(t, func() bool { return c.Health().Connected }, "it reconnects")
+	require.NoError(t, node.Restart())
+	testkit.Eventually(t, func() bool { return !strings.Contains(c.Health().LastError, "uthorization") }, "this loss has another reason")
 }
 
 type authFunc func(server.ClientAuthentication) bool
