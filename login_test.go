@@ -413,6 +413,25 @@ func TestServerWhoseCertificateCannotBeTrustedIsFatalAtOnce(t *testing.T) {
 	testkit.Connect(t, natty.Config{Servers: []string{expired.URL()}, TLS: natty.TLSConfig{InsecureSkipVerify: true}})
 }
 
+// What a server announces are addresses; their certificates have the name that the client
+// has used.
+func TestAnnouncedServerNeedsTheNameOfTheOneThatAnnouncedIt(t *testing.T) {
+	t.Parallel()
+	ca := newCA(t)
+	pair, err := ca.KeyPair(testcerts.Leaf{Hosts: []string{"localhost"}, Server: true})
+	require.NoError(t, err)
+	nodes := nattytest.Cluster(t, nattytest.Options(func(o *server.Options) {
+		o.Cluster.NoAdvertise = false
+		o.TLS, o.TLSConfig = true, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	})).Nodes()
+	named := strings.Replace(nodes[0].URL(), "127.0.0.1", "localhost", 1)
+	// The second is none of the cluster, though it has the same address.
+	c := testkit.Connect(t, natty.Config{Servers: []string{named, nowhere(t)}, TLS: natty.TLSConfig{CAFile: caFile(t, ca)}})
+	testkit.Eventually(t, func() bool { return len(c.Conn().DiscoveredServers()) > 0 }, "others are announced")
+	nodes[0].Stop()
+	testkit.Eventually(t, func() bool { return c.Health().Connected && c.Health().Reconnects > 0 }, "it goes to another one")
+}
+
 func TestTLSURLNeverConnectsInTheClear(t *testing.T) {
 	t.Parallel()
 	// Whoever is on the way can make any server look like this one.
