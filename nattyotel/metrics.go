@@ -141,7 +141,7 @@ func (t *Tracer) forget(w *watched) {
 func (t *Tracer) register() error {
 	s := &t.states
 	_, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		if h, any := t.together(); any {
+		if h, some := t.together(); some {
 			s.observe(o, h)
 		}
 		return nil
@@ -150,7 +150,7 @@ func (t *Tracer) register() error {
 }
 
 // together makes one Health of all that is watched.
-func (t *Tracer) together() (h natty.Health, any bool) {
+func (t *Tracer) together() (h natty.Health, some bool) {
 	t.mu.Lock()
 	all := slices.Clone(t.watched)
 	t.mu.Unlock()
