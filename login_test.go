@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -447,6 +448,28 @@ func TestTLSURLNeverConnectsInTheClear(t *testing.T) {
 	require.Len(t, conns.Conns, 1)
 	assert.NotEmpty(t, conns.Conns[0].TLSVersion)
 	require.NoError(t, c.Close(testkit.Ctx(t)))
+
+	// nats.go finds TLS in this greeting, and natty does not.
+	said := make(chan string, 100)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close() //nolint:errcheck // it ends the goroutine
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("\tINFO {\"tls_required\":true,\"headers\":true,\"max_payload\":1000}\r\n"))
+			buf := make([]byte, 1000)
+			n, _ := conn.Read(buf)
+			said <- string(buf[:n])
+			conn.Close()
+		}
+	}()
+	err = refused(t, natty.Config{Servers: []string{"tls://" + listener.Addr().String()}, User: "ann", Password: "a"})
+	require.ErrorIs(t, err, nats.ErrSecureConnWanted)
+	require.Empty(t, testkit.Receive(t, said))
 
 	// One such URL is enough: a server without TLS may be announced by another one.
 	plain, other := nattytest.Server(t), nattytest.Server(t)
