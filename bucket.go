@@ -104,6 +104,9 @@ func (b *Bucket[T]) Modify(ctx context.Context, key string, f func(T) (T, error)
 	if err := b.c.kv.ValidKey(b.cfg.Bucket, key); err != nil {
 		return err
 	}
+	if f == nil {
+		return invalid("f", "", "is nil; give a function that makes the new value", nil)
+	}
 	for n := 1; ; n++ {
 		lost, err := b.modify(ctx, key, f)
 		if !lost {

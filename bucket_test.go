@@ -261,6 +261,7 @@ func TestModifyKeepsTheTTLAndEndsWithAnError(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 3, calls)
 	wantConfigError(t, b.Modify(ctx, "a b", nil), "key")
+	wantConfigError(t, b.Modify(ctx, "a", nil), "f", "is nil")
 	require.NoError(t, c.Put(ctx, "b", "k", []byte("{")))
-	require.ErrorContains(t, b.Modify(ctx, "k", nil), "decode")
+	require.ErrorContains(t, b.Modify(ctx, "k", func(v string) (string, error) { return v, nil }), "decode")
 }

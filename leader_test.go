@@ -457,6 +457,45 @@ func TestElectionThatCannotWorkIsRefused(t *testing.T) {
 }
 
 // The program of the README of the library that this one learnt from.
+func TestLeaseOverALimitSaysSo(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) { o.MaxPayload = 2000 }))
+	c := testkit.ConnectTo(t, node.URL())
+	ctx := testkit.Ctx(t)
+	long := strings.Repeat("n", 2000)
+	put := func(data string) error {
+		return c.Lead(ctx, testkit.Electing("a"), func(ctx context.Context, term *natty.Term) error {
+			return term.Put(ctx, "k", []byte(data))
+		})
+	}
+	tooLong := func(limit string) {
+		t.Helper()
+		door := testkit.Door(testkit.LeaseTTL)
+		door.Owner = long
+		_, lockErr := c.Lock(ctx, door)
+		_, tryErr := c.TryLock(ctx, door)
+		leadErr := c.Lead(ctx, testkit.Electing(long), func(context.Context, *natty.Term) error { return nil })
+		for _, err := range []error{lockErr, tryErr, leadErr, put(long)} {
+			require.ErrorIs(t, err, natty.ErrTooLarge)
+			require.NotErrorIs(t, err, natty.ErrOutcomeUnknown)
+			require.ErrorContains(t, err, limit)
+		}
+	}
+	tooLong("the server takes 2000 at most")
+
+	for _, bucket := range []string{testkit.Door(0).Bucket, testkit.Electing("").Bucket} {
+		js, err := c.JetStream().Stream(ctx, "KV_"+bucket)
+		require.NoError(t, err)
+		cfg := js.CachedInfo().Config
+		cfg.MaxMsgSize = 1000
+		_, err = c.JetStream().UpdateStream(ctx, cfg)
+		require.NoError(t, err)
+	}
+	long = long[:1000]
+	tooLong("max_msg_size")
+	require.NoError(t, put("short"))
+}
+
 func TestAsLeaderRunsOnOneOfTwoNodes(t *testing.T) {
 	t.Parallel()
 	server := nattytest.Server(t)

@@ -229,7 +229,7 @@ func (t TLSConfig) build(base *tls.Config, login *conn.Login) (_ *tls.Config, er
 }
 
 func loadCAs(file string) (*x509.CertPool, error) {
-	data, err := readFile("tls.ca_file", file)
+	data, err := readPEM("tls.ca_file", file)
 	if err != nil {
 		return nil, err
 	}
@@ -244,11 +244,11 @@ func loadCAs(file string) (*x509.CertPool, error) {
 
 func loadPair(certFile, keyFile string) (tls.Certificate, error) {
 	none := tls.Certificate{}
-	certPEM, err := readFile("tls.cert_file", certFile)
+	certPEM, err := readPEM("tls.cert_file", certFile)
 	if err != nil {
 		return none, err
 	}
-	keyPEM, err := readFile("tls.key_file", keyFile)
+	keyPEM, err := readPEM("tls.key_file", keyFile)
 	if err != nil {
 		return none, err
 	}
@@ -302,6 +302,25 @@ func pemContents(data []byte) string {
 		return "no PEM data"
 	}
 	return strings.Join(kinds, ", ")
+}
+
+// readPEM reads a file that must not end within a block: it is being written, or the
+// disk was full. crypto/tls and crypto/x509 would use the blocks before that one.
+func readPEM(field, file string) ([]byte, error) {
+	data, err := readFile(field, file)
+	if err != nil {
+		return nil, err
+	}
+	rest := data
+	for block, behind := pem.Decode(rest); block != nil; block, behind = pem.Decode(rest) {
+		rest = behind
+	}
+	if i := bytes.LastIndex(rest, []byte("-----BEGIN ")); i >= 0 {
+		if _, end, _ := bytes.Cut(rest[i:], []byte("-----END ")); !bytes.Contains(end, []byte("-----")) {
+			return nil, invalid(field, file, "ends within a PEM block; check what writes the file", nil)
+		}
+	}
+	return data, nil
 }
 
 // readFile reads a file that must not be empty.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,6 +74,25 @@ func TestExpiredJWTIsCalledThat(t *testing.T) {
 	testkit.Connect(t, cfg)
 	cfg.CredsFile = newOperator(t).credsUntil(t, time.Now().Add(time.Hour))
 	require.NotContains(t, refused(t, cfg).Error(), "expired", "refused for another reason")
+}
+
+func TestLoginThatExpiresIsWhyTheConnectionWasLost(t *testing.T) {
+	t.Parallel()
+	operator := newOperator(t)
+	lost := make(chan error, 100)
+	observer := natty.ObserverFunc(func(e natty.Event) {
+		if e, ok := e.(natty.ConnectionEvent); ok && e.Err != nil {
+			lost <- e.Err
+		}
+	})
+	file := operator.credsUntil(t, time.Now().Add(4*time.Second))
+	c := testkit.Connect(t, natty.Config{Servers: []string{operator.node.URL()}, CredsFile: file}, natty.WithObserver(observer))
+	replace(t, file, operator.credsFile(t))
+	testkit.Eventually(t, func() bool { return c.Health().Connected && c.Health().Reconnects > 0 }, "it reconnects with the new file")
+	assert.Contains(t, c.Health().LastError, nats.ErrAuthExpired.Error())
+	for range 2 { // what the server says, and the loss
+		require.ErrorIs(t, testkit.Receive(t, lost), nats.ErrAuthExpired)
+	}
 }
 
 func TestOneRefusingServerOfSeveralIsNotFatal(t *testing.T) {
@@ -250,8 +270,16 @@ func TestReplacedAuthoritiesAreTrustedAtTheNextConnection(t *testing.T) {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served.Load(), nil },
 		}
 	}))
+	// One of two authorities, and then half of the other, would replace the good ones.
 	file := caFile(t, older)
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	half := append(newCA(t).PEM(), whole[:len(whole)/2]...)
 	c := testkit.Connect(t, natty.Config{Servers: []string{node.URL()}, TLS: natty.TLSConfig{CAFile: file}})
+	require.NoError(t, os.WriteFile(file, half, 0o600))
+	require.NoError(t, node.Restart())
+	testkit.Eventually(t, func() bool { return c.Health().Reconnects == 1 }, "it trusts the last good file")
+	require.Contains(t, c.Health().LastError, "tls.ca_file "+strconv.Quote(file))
 	serve(newer)
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.NoError(t, node.Restart())
@@ -284,6 +312,8 @@ func TestClientReconnectsThroughRepeatedlyRefusedLogins(t *testing.T) {
 	testkit.Eventually(t, func() bool { return strings.Contains(c.Health().LastError, "uthorization") }, "the reason is known")
 	password.Store("right")
 	testkit.Eventually(t, func() bool { return c.Health().Connected }, "it reconnects")
+	require.NoError(t, node.Restart())
+	testkit.Eventually(t, func() bool { return !strings.Contains(c.Health().LastError, "uthorization") }, "this loss has another reason")
 }
 
 type authFunc func(server.ClientAuthentication) bool
@@ -384,6 +414,73 @@ func TestServerWhoseCertificateCannotBeTrustedIsFatalAtOnce(t *testing.T) {
 	testkit.Connect(t, natty.Config{Servers: []string{expired.URL()}, TLS: natty.TLSConfig{InsecureSkipVerify: true}})
 }
 
+// What a server announces are addresses; their certificates have the name that the client
+// has used.
+func TestAnnouncedServerNeedsTheNameOfTheOneThatAnnouncedIt(t *testing.T) {
+	t.Parallel()
+	ca := newCA(t)
+	pair, err := ca.KeyPair(testcerts.Leaf{Hosts: []string{"localhost"}, Server: true})
+	require.NoError(t, err)
+	nodes := nattytest.Cluster(t, nattytest.Options(func(o *server.Options) {
+		o.Cluster.NoAdvertise = false
+		o.TLS, o.TLSConfig = true, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	})).Nodes()
+	named := strings.Replace(nodes[0].URL(), "127.0.0.1", "localhost", 1)
+	// The second is none of the cluster, though it has the same address.
+	c := testkit.Connect(t, natty.Config{Servers: []string{named, nowhere(t)}, TLS: natty.TLSConfig{CAFile: caFile(t, ca)}})
+	testkit.Eventually(t, func() bool { return len(c.Conn().DiscoveredServers()) > 0 }, "others are announced")
+	nodes[0].Stop()
+	testkit.Eventually(t, func() bool { return c.Health().Connected && c.Health().Reconnects > 0 }, "it goes to another one")
+}
+
+func TestTLSURLNeverConnectsInTheClear(t *testing.T) {
+	t.Parallel()
+	// Whoever is on the way can make any server look like this one.
+	optional := nattytest.Server(t, nattytest.TLS(), nattytest.User("ann", "a"), nattytest.Options(func(o *server.Options) { o.AllowNonTLS = true }))
+	tlsURL := func(node *nattytest.Node) string { return strings.Replace(node.URL(), "nats://", "tls://", 1) }
+	require.ErrorContains(t, refused(t, natty.Config{Servers: []string{tlsURL(optional)}, User: "ann", Password: "a"}), "set tls.ca_file")
+
+	c := testkit.Connect(t, natty.Config{
+		Name: "secure", Servers: []string{tlsURL(optional)}, User: "ann", Password: "a", TLS: natty.TLSConfig{CAFile: optional.Files().CA},
+	})
+	require.NoError(t, c.Conn().Flush())
+	conns, err := optional.Server().Connz(&server.ConnzOptions{})
+	require.NoError(t, err)
+	versions := map[string]string{}
+	for _, one := range conns.Conns { // the refused one may still be there
+		versions[one.Name] = one.TLSVersion
+	}
+	assert.NotEmpty(t, versions["secure"])
+
+	// nats.go finds TLS in this greeting, and natty does not.
+	said := make(chan string, 100)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close() //nolint:errcheck // it ends the goroutine
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("\tINFO {\"tls_required\":true,\"headers\":true,\"max_payload\":1000}\r\n"))
+			buf := make([]byte, 1000)
+			n, _ := conn.Read(buf)
+			said <- string(buf[:n])
+			conn.Close()
+		}
+	}()
+	err = refused(t, natty.Config{Servers: []string{"tls://" + listener.Addr().String()}, User: "ann", Password: "a"})
+	require.ErrorIs(t, err, nats.ErrSecureConnWanted)
+	require.Empty(t, testkit.Receive(t, said))
+
+	// One such URL is enough: a server without TLS may be announced by another one.
+	plain, other := nattytest.Server(t), nattytest.Server(t)
+	err = refused(t, natty.Config{Servers: []string{plain.URL(), tlsURL(other)}})
+	require.ErrorIs(t, err, nats.ErrSecureConnWanted)
+	require.ErrorContains(t, err, plain.URL())
+}
+
 func TestMissingOrUntrustedClientCertificateIsFatalEveryTime(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.ClientCerts())
@@ -443,6 +540,15 @@ func TestTLSFileThatCannotWorkIsNamed(t *testing.T) {
 	empty := write("empty", []byte("\n"))
 	garbage := write("garbage", []byte("\x00\xff garbage"))
 	damaged := write("damaged", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	cut := func(name string, before ...byte) string {
+		half := ca.PEM()
+		return write(name, append(before, half[:len(half)/2]...))
+	}
+	certPEM, keyPEM, err := ca.Issue(client)
+	require.NoError(t, err)
+	cutKey := write("cut.key", keyPEM[:len(keyPEM)-5]) // within the last line
+	cutBundle, cutChain := cut("cut.bundle", newCA(t).PEM()...), cut("cut.chain", certPEM...)
+	wholeKey := write("whole.key", keyPEM)
 	encrypted := write("encrypted", []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 
 	for name, wrong := range map[string]struct {
@@ -454,6 +560,9 @@ func TestTLSFileThatCannotWorkIsNamed(t *testing.T) {
 		"CA empty":            {natty.TLSConfig{CAFile: empty}, "tls.ca_file", empty, "is empty; check"},
 		"CA garbage":          {natty.TLSConfig{CAFile: garbage}, "tls.ca_file", garbage, "holds no PEM data; expected"},
 		"CA damaged":          {natty.TLSConfig{CAFile: damaged}, "tls.ca_file", damaged, "holds a damaged CERTIFICATE block; expected"},
+		"CA bundle cut short": {natty.TLSConfig{CAFile: cutBundle}, "tls.ca_file", cutBundle, "ends within a PEM block; check"},
+		"chain cut short":     {natty.TLSConfig{CertFile: cutChain, KeyFile: wholeKey}, "tls.cert_file", cutChain, "ends within a PEM block; check"},
+		"key cut short":       {natty.TLSConfig{CertFile: cert, KeyFile: cutKey}, "tls.key_file", cutKey, "ends within a PEM block; check"},
 		"CA a key":            {natty.TLSConfig{CAFile: key}, "tls.ca_file", key, "holds a private key; expected"},
 		"cert missing":        {natty.TLSConfig{CertFile: missing, KeyFile: key}, "tls.cert_file", missing, "no such file; check the path"},
 		"cert a directory":    {natty.TLSConfig{CertFile: dir, KeyFile: key}, "tls.cert_file", dir, "cannot be read; check"},

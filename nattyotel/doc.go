@@ -41,7 +41,7 @@
 //	natty.consumer.oldest_handling  for how long the oldest handler runs, of this instance
 //	natty.consumer.working          1: it runs or stands by; 0: it does not
 //	natty.election.leading          1: this instance leads; 0: it stands by
-//	natty.connection.up             1: connected; 0: not
+//	natty.connection.up             1: connected; 0: not, or one of several that are watched is not
 //	natty.connection.reconnects     how often it was connected again
 //	natty.writer.pending            messages of Writers without an outcome
 //

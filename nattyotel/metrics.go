@@ -2,7 +2,8 @@ package nattyotel
 
 import (
 	"context"
-	"fmt"
+	"reflect"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -110,18 +111,67 @@ func newStateMetrics(m metric.Meter) (s stateMetrics, err error) {
 	return s, err
 }
 
+// watched is a Client or Service.
+type watched struct {
+	of interface{ Health() natty.Health }
+}
+
 // Watch reports what a Client's or Service's Health says whenever metrics are collected,
-// until stop is called. It works before the first connection.
+// until stop is called. It works before the first connection. Several that are watched
+// are reported together: natty.connection.up is 1 if all of them have a connection.
 func (t *Tracer) Watch(of interface{ Health() natty.Health }) (stop func() error, err error) {
+	if of == nil {
+		return nil, &natty.ConfigError{Field: "of", Reason: "is nil; give a Client or a Service"}
+	}
+	mine := &watched{of}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watched = append(t.watched, mine)
+	return func() error { t.forget(mine); return nil }, nil
+}
+
+func (t *Tracer) forget(w *watched) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watched = slices.DeleteFunc(t.watched, func(one *watched) bool { return one == w })
+}
+
+// register lets one callback report all that is watched. Each number may be observed
+// once only: a callback for each would leave that of the last one.
+func (t *Tracer) register() error {
 	s := &t.states
-	r, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s.observe(o, of.Health())
+	_, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		if h, some := t.together(); some {
+			s.observe(o, h)
+		}
 		return nil
 	}, s.pending, s.ackPending, s.held, s.handling, s.working, s.leading, s.up, s.writing, s.reconnects, s.oldest)
-	if err != nil {
-		return nil, fmt.Errorf("nattyotel: %w", err)
+	return err
+}
+
+// together makes one Health of all that is watched.
+func (t *Tracer) together() (h natty.Health, some bool) {
+	t.mu.Lock()
+	all := slices.Clone(t.watched)
+	t.mu.Unlock()
+	h.Connected = true
+	for i, w := range all {
+		if slices.ContainsFunc(all[:i], w.same) {
+			continue
+		}
+		one := w.of.Health()
+		h.Connected = h.Connected && one.Connected
+		h.Reconnects += one.Reconnects
+		h.Consumers = append(h.Consumers, one.Consumers...)
+		h.Elections = append(h.Elections, one.Elections...)
+		h.Writers = append(h.Writers, one.Writers...)
 	}
-	return r.Unregister, nil
+	return h, len(all) > 0
+}
+
+// same reports whether two watch the same Client.
+func (w *watched) same(other *watched) bool {
+	return reflect.ValueOf(w.of).Comparable() && w.of == other.of
 }
 
 func (s *stateMetrics) observe(o metric.Observer, h natty.Health) {
@@ -140,10 +190,15 @@ func (s *stateMetrics) observe(o metric.Observer, h natty.Health) {
 		}
 		o.ObserveFloat64(s.oldest, oldest, attrs)
 	}
+	elections := map[[3]string]bool{} // several may have one name, of which one leads
 	for _, e := range h.Elections {
-		o.ObserveInt64(s.leading, oneIf(e.Leading), metric.WithAttributes(
-			attribute.String("natty.bucket", e.Bucket), attribute.String("natty.key", e.Key),
-			attribute.String("natty.node", e.NodeName)))
+		name := [3]string{e.Bucket, e.Key, text(e.NodeName)}
+		elections[name] = elections[name] || e.Leading
+	}
+	for name, leads := range elections {
+		o.ObserveInt64(s.leading, oneIf(leads), metric.WithAttributes(
+			attribute.String("natty.bucket", name[0]), attribute.String("natty.key", name[1]),
+			attribute.String("natty.node", name[2])))
 	}
 	pending := 0
 	for _, w := range h.Writers {

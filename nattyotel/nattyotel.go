@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -38,6 +39,9 @@ type Tracer struct {
 	meter       metric.Meter
 	messages    messageMetrics
 	states      stateMetrics
+
+	mu      sync.Mutex // guards watched
+	watched []*watched
 }
 
 var _ natty.Tracer = (*Tracer)(nil)
@@ -82,7 +86,12 @@ func New(opts ...Option) (*Tracer, error) {
 		destination: firstToken,
 	}
 	for _, opt := range opts {
-		opt(&c)
+		if opt != nil {
+			opt(&c)
+		}
+	}
+	if c.destination == nil {
+		c.destination = firstToken
 	}
 	t := &Tracer{
 		tracer:      c.tracers.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
@@ -93,6 +102,9 @@ func New(opts ...Option) (*Tracer, error) {
 	var err error
 	if t.messages, err = newMessageMetrics(t.meter); err == nil {
 		t.states, err = newStateMetrics(t.meter)
+	}
+	if err == nil {
+		err = t.register()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("nattyotel: %w", err)

@@ -238,7 +238,7 @@ func TestContextGoesAlongInLowerCase(t *testing.T) {
 
 func TestPublishWithinAHandlerIsPartOfIt(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newBench(t, nil, nattyotel.WithDestination(nil)) // the default
 	b.run(func(ctx context.Context) error {
 		cfg := natty.ConsumerConfig{Subjects: []string{"s.in"}, HandlerTimeout: time.Minute}
 		return b.c.Process(ctx, cfg, func(ctx context.Context, _ *nats.Msg) error {
@@ -387,6 +387,45 @@ func TestHealthIsWatchedUntilItIsStopped(t *testing.T) {
 	require.NoError(t, stop())
 	assert.NotContains(t, b.metrics(), "natty.connection.up")
 }
+
+func TestSeveralThatAreWatchedAreReportedTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	down := natty.Health{
+		Reconnects: 2, Writers: []natty.WriterHealth{{Pending: 3}},
+		Consumers: []natty.ConsumerHealth{{Stream: "S", Durable: "d", Held: 1}},
+		Elections: []natty.ElectionHealth{{Bucket: "b", Key: "k", NodeName: "n"}},
+	}
+	up := down
+	up.Connected = true
+	up.Elections = []natty.ElectionHealth{
+		{Bucket: "b", Key: "k", NodeName: "n"}, {Bucket: "b", Key: "k", NodeName: "n", Leading: true},
+		{Bucket: "b", Key: "k", NodeName: "n"},
+	}
+	for _, h := range []natty.Health{down, up} {
+		one := fixed(h)
+		for range 2 { // once more changes nothing
+			stop, err := b.tel.Watch(&one)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = stop() })
+		}
+	}
+	for name, want := range map[string]string{
+		"natty.connection.up": " 0", "natty.connection.reconnects": " 4", "natty.writer.pending": " 6",
+		"natty.consumer.held":    "messaging.consumer.group.name=d,natty.stream=S 2",
+		"natty.election.leading": "natty.bucket=b,natty.key=k,natty.node=n 1",
+	} {
+		assert.Equal(t, []string{want}, points(b.metrics()[name]), name)
+	}
+	_, err := b.tel.Watch(nil)
+	var config *natty.ConfigError
+	require.ErrorAs(t, err, &config)
+}
+
+// fixed is what a Client's Health says.
+type fixed natty.Health
+
+func (f *fixed) Health() natty.Health { return natty.Health(*f) }
 
 // ignore is for what returns an error when its ctx ends.
 func ignore(ctx context.Context, err error) error {

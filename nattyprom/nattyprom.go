@@ -66,7 +66,12 @@ func New(opts ...Option) *Collector {
 		buckets:     []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 	}
 	for _, opt := range opts {
-		opt(&c)
+		if opt != nil {
+			opt(&c)
+		}
+	}
+	if c.destination == nil {
+		c.destination = firstToken
 	}
 	return &Collector{
 		destination: c.destination,

@@ -85,7 +85,7 @@ func scrape(t *testing.T, url string) string {
 // does something, and scrapes it.
 func TestDashboardAndAlertsNameWhatARunningServiceShows(t *testing.T) {
 	t.Parallel()
-	m := nattyprom.New()
+	m := nattyprom.New(nil, nattyprom.WithDestination(nil)) // the defaults
 	registry := prometheus.NewPedanticRegistry()
 	require.NoError(t, registry.Register(m))
 	c := connect(t, m)

@@ -110,6 +110,23 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "natty.Connect")
 }
 
+func TestASecondSubscriptionOfATopicIsRefusedAsTheFirstWouldBe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, first := b.make(t, "group", natty.ConsumerConfig{})
+	_, err := first.Subscribe(t.Context(), "a")
+	require.NoError(t, err)
+	for range 5 {
+		_, wrong := b.make(t, "group", natty.ConsumerConfig{Concurrency: -1})
+		_, err = wrong.Subscribe(t.Context(), "a")
+		var config *natty.ConfigError
+		require.ErrorAs(t, err, &config)
+	}
+	_, second := b.make(t, "group", natty.ConsumerConfig{})
+	_, err = second.Subscribe(t.Context(), "a")
+	require.NoError(t, err)
+}
+
 func TestNothingWorksAfterClose(t *testing.T) {
 	t.Parallel()
 	c, _ := orders(t)

@@ -23,6 +23,7 @@ type subscription struct {
 	topic   string
 	subject string
 	durable string
+	began   time.Time
 	ctx     context.Context //nolint:containedctx // it is how long the subscription lasts
 	stop    context.CancelFunc
 	out     chan *message.Message
@@ -33,7 +34,7 @@ type subscription struct {
 func newSubscription(ctx context.Context, s *Subscriber, topic string) *subscription {
 	subject := subjectOf(s.cfg.Subject, topic)
 	sub := &subscription{
-		s: s, topic: topic, subject: subject, durable: durableName(s.cfg.Group, subject),
+		s: s, topic: topic, subject: subject, durable: durableName(s.cfg.Group, subject), began: time.Now(),
 		out:   make(chan *message.Message), // no message waits here that nobody has taken
 		ended: make(chan struct{}),
 	}
@@ -96,11 +97,12 @@ func (sub *subscription) endedWith() error {
 }
 
 // hasStarted reports whether there are consumers of the durable here and none of them is
-// about to start.
+// about to start. Those that began before the subscription are others' and say nothing of
+// its configuration.
 func (sub *subscription) hasStarted() bool {
 	started := false
 	for _, c := range sub.s.client.Health().Consumers {
-		if c.Durable != sub.durable {
+		if c.Durable != sub.durable || c.Since.Before(sub.began) {
 			continue
 		}
 		switch c.State {

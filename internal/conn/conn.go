@@ -50,6 +50,9 @@ type Conn struct {
 
 	// cut is why the server ended the connection, until those who wait are told.
 	cut atomic.Pointer[ServerError]
+	// revoked is what the server has said of the login before it ends the connection. Only
+	// nats.go's goroutine for handlers uses it.
+	revoked error
 
 	mu     sync.Mutex // guards failer
 	failer failer     // nil until Attach
@@ -91,6 +94,7 @@ type Config struct {
 // know.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	cn, opts := newConn(cfg.Log, cfg.Notify), cfg.Options
+	opts.Secure = opts.Secure || wantTLS(opts)
 	cfg.Login.watch(cn)
 	cfg.Login.install(opts)
 	cn.prober = &prober{opts: *opts, login: cfg.Login}
@@ -128,34 +132,6 @@ func Adopt(nc *nats.Conn, log *slog.Logger, notify func(Event)) *Conn {
 func (cn *Conn) begin() {
 	cn.status = cn.NC.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
 	cn.running.Go(cn.follow)
-}
-
-// chainHandlers adds natty's handlers to the caller's.
-func (cn *Conn) chainHandlers(opts *nats.Options) {
-	opts.AsyncErrorCB = cn.chainErrHandler(opts.AsyncErrorCB)
-	onLoss, older := opts.DisconnectedErrCB, opts.DisconnectedCB // natty's shadows the older one
-	opts.DisconnectedErrCB = func(nc *nats.Conn, err error) {
-		if err != nil {
-			cn.Link.setReason(err)
-			cn.notifyError(err) // once for each loss, news or not
-		}
-		switch {
-		case onLoss != nil:
-			onLoss(nc, err)
-		case older != nil:
-			older(nc)
-		}
-	}
-}
-
-// chainErrHandler returns an error handler that informs natty, then calls the caller's.
-func (cn *Conn) chainErrHandler(caller nats.ErrHandler) nats.ErrHandler {
-	return func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		cn.onAsyncError(err)
-		if caller != nil {
-			caller(nc, sub, err)
-		}
-	}
 }
 
 // Start lets a lazy connection begin to dial.
@@ -337,23 +313,6 @@ func (cn *Conn) onProbe(err error) {
 	}
 	if news {
 		cn.log.Warn("natty: not connected", "error", err)
-	}
-}
-
-func (cn *Conn) onAsyncError(err error) {
-	if cn.closing.Err() != nil {
-		return
-	}
-	news := cn.Link.setReason(err) // before those who learn of it here look at Health
-	if r, ok := refusalOf(err); ok {
-		if !r.Subscribe {
-			cn.fail(r.Subject, err)
-		}
-		news = cn.Link.refuse(r) && news
-	}
-	if news {
-		cn.notifyError(err)
-		cn.log.Warn("natty: reported by the connection", "error", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -38,6 +39,15 @@ type dialer struct {
 	name    string // the last host that was no IP address
 	err     error  // why it did not
 	wire    *wire  // what it made
+}
+
+// wantTLS reports whether a URL asks for TLS. nats.go then uses TLS for all servers, but
+// notes that in a copy of its options, which wire does not see.
+func wantTLS(opts *nats.Options) bool {
+	return slices.ContainsFunc(opts.Servers, func(server string) bool {
+		u := serverurl.Parse(server)
+		return u != nil && (u.Scheme == "tls" || u.Scheme == "wss")
+	})
 }
 
 // newDialer makes opts dial, and log in, with the dialer.
@@ -117,11 +127,13 @@ func (d *dialer) urls() []string {
 	return trimmed
 }
 
+const defaultPort = "4222" // of a URL without one, for nats.go
+
 // serverName is the name that the certificate of the server at an address must have. It
 // is the server's host. nats.go also dials addresses that a server of its cluster has
 // announced; those must have the last host name that was dialed. d.mu must be held.
 func (d *dialer) serverName(address string) string {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		host = address
 	}
@@ -131,7 +143,7 @@ func (d *dialer) serverName(address string) string {
 	}
 	configured := func(server string) bool {
 		u := serverurl.Parse(server)
-		return u != nil && u.Hostname() == host
+		return u != nil && u.Hostname() == host && cmp.Or(u.Port(), defaultPort) == port
 	}
 	if d.name != "" && !slices.ContainsFunc(d.opts.Servers, configured) {
 		return d.name

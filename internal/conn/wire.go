@@ -56,6 +56,7 @@ type wire struct {
 	greeted    bool      // the first line is complete
 	secure     bool      // TLS is to be used
 	shook      bool      // the handshake is made, or not wanted
+	inClear    error     // why there is no TLS, though it is wanted
 	welcome    bool      // the server has answered the first PING: nats.go is connected
 	heard      heard     // until then
 	last       [5]byte   // the last bytes before the welcome
@@ -73,15 +74,21 @@ func newWire(
 	}
 }
 
-// Write makes the handshake first, once it is known whether TLS is wanted.
+// Write makes the handshake first, once it is known whether TLS is wanted. Without it
+// nothing is written where TLS was asked for: nats.go may read the server's first line
+// in another way.
 func (w *wire) Write(p []byte) (int, error) {
 	if !w.shook {
 		w.shook = true
-		if w.secure {
-			if err := w.handshake(); err != nil {
-				return 0, err
-			}
+		switch {
+		case w.secure:
+			w.inClear = w.handshake()
+		case w.opts.Secure:
+			w.inClear = nats.ErrSecureConnWanted
 		}
+	}
+	if w.inClear != nil {
+		return 0, w.inClear
 	}
 	n, err := w.Conn.Write(p)
 	if err != nil && !w.welcome {

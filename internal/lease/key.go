@@ -177,7 +177,20 @@ func (k *Key) send(ctx context.Context, msg *nats.Msg, n int) (
 		return ack, false, false, nil
 	}
 	final = isFinal(err)
-	return nil, isClosed(err) || jsapi.Code(err) == 0 && !final, final, err
+	return nil, isClosed(err) || jsapi.Code(err) == 0 && !final, final, k.explain(msg, err)
+}
+
+// explain says of a write that is over a limit how large it is.
+func (k *Key) explain(msg *nats.Msg, err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return fmt.Errorf("%w: %d bytes, and the server takes %d at most, headers included: %w",
+			publish.ErrTooLarge, len(msg.Data), k.kv().API.NC.MaxPayload(), err)
+	}
+	if jsapi.Code(err) == jsapi.CodeMsgTooLarge {
+		return fmt.Errorf("%w: %d bytes, and with headers that is over the max_msg_size of the bucket's stream: %w",
+			publish.ErrTooLarge, len(msg.Data), err)
+	}
+	return err
 }
 
 // isFinal reports an error of a write or a read that would be the same again: a

@@ -7,11 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/natty-go/natty/internal/jsapi"
 	"github.com/natty-go/natty/internal/kv"
-	"github.com/natty-go/natty/internal/publish"
 )
 
 // TermSuffix ends the name of the key that fences the writes of a term.
@@ -111,9 +108,6 @@ func (t *Term) notPut(ctx context.Context, key string, w *kv.Write, sent time.Ti
 	case errors.Is(err, kv.ErrRefused):
 		t.Lease.lose(err)
 		return fmt.Errorf("natty: put %q: %w", key, ErrDeposed)
-	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("natty: put %q: %w: %d bytes, and the server takes %d at most, headers included: %w",
-			key, publish.ErrTooLarge, len(w.Data), k.kv().API.NC.MaxPayload(), err)
 	case ctx.Err() != nil:
 		return failed(!sent.IsZero(), fmt.Errorf("%w: %w", context.Cause(ctx), err))
 	case w.Strays > 0:

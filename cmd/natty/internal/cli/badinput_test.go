@@ -60,6 +60,32 @@ func TestEachCommandNamesAWrongFlag(t *testing.T) {
 	}
 }
 
+func TestTimesAndNumbersThatCannotBeAreWrongUsage(t *testing.T) {
+	t.Parallel()
+	node := nattytest.Server(t)
+	at := []string{"--server", node.URL()}
+	refused := func(flag, value string, command []string) {
+		t.Helper()
+		out, errs, code := nattyCmd(t, with(command, append(at, flag+"="+value)...)...).result()
+		assert.Equal(t, 2, code, "%q %s: %s", command, flag, errs)
+		assert.Contains(t, errs, "natty: "+flag+" "+value+" ", "%q", command)
+		assert.Empty(t, out, "%q", command)
+	}
+	for _, command := range commands {
+		for _, timeout := range []string{"-1s", "0s"} {
+			refused("--timeout", timeout, command)
+		}
+		if command[0] == "lead" || command[0] == "lock" {
+			for _, ttl := range []string{"0s", "-10s", "500ms"} {
+				refused("--ttl", ttl, command)
+			}
+			refused("--replicas", "0", command)
+			refused("--grace", "-1s", command)
+		}
+	}
+	refused("--wait", "-1s", []string{"lock", "--bucket", "leases", "--key", "job", "--", "echo", "ran"})
+}
+
 func TestEachCommandWithoutPermissionNamesTheSubject(t *testing.T) {
 	t.Parallel()
 	node := nattytest.Server(t, nattytest.Options(func(o *server.Options) {

@@ -37,6 +37,10 @@ func (l *leaseFlags) check(args []string) error {
 		return usagef("--key is missing; name what to own, such as --key nightly-report")
 	case len(args) == 0:
 		return usagef("the command is missing; put it behind --, such as: -- ./report --all")
+	case l.ttl < time.Second, l.ttl%time.Second != 0: // the guard's time is a part of it
+		return usagef("--ttl %v is not a number of whole seconds, at least one, such as 10s", l.ttl)
+	case l.replicas < 1:
+		return usagef("--replicas %d is no number of copies; give 1, or 3 in a cluster", l.replicas)
 	case l.grace < 0:
 		return usagef("--grace %v is negative; give a time, or 0 to kill at once", l.grace)
 	}
@@ -93,7 +97,10 @@ while the command runs, stop the command and end with exit code 1.
 			if err := l.check(args); err != nil {
 				return err
 			}
-			if noWait && wait > 0 {
+			switch {
+			case wait < 0:
+				return usagef("--wait %v is negative; give a time, or 0 to wait for ever", wait)
+			case noWait && wait > 0:
 				return usagef("--no-wait and --wait exclude each other; give one of them")
 			}
 			return a.underLease(cmd.Context(), func(stop stops, c *natty.Client) error {

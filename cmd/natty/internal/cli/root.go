@@ -231,6 +231,9 @@ func (a *app) account(ctx context.Context, dead ...string) (*account.Account, fu
 
 // connect connects, and waits for the server no longer than --timeout.
 func (a *app) connect(ctx context.Context, patient bool, more ...natty.Option) (*natty.Client, error) {
+	if a.login.timeout <= 0 {
+		return nil, usagef("--timeout %v is no time to wait for the server; give one such as 5s", a.login.timeout)
+	}
 	cfg, opts, err := a.login.config()
 	if err != nil {
 		return nil, err
