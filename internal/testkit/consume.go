@@ -123,8 +123,8 @@ func AckPending(t testing.TB, c *natty.Client, stream, durable string) (unacked,
 }
 
 // Settled returns a condition: every message of the durable is settled, and there was
-// one. A durable that is just being made has none, and answers no requests yet. Use it for
-// messages that a consumer has seen: the server may count a new message as pending a
+// one. A durable that is just being made has none, and answers no requests yet. Use it
+// for messages that a consumer has seen: the server may count a new message as pending a
 // moment after it has acknowledged the publish.
 func Settled(c *natty.Client, stream, durable string) func() bool {
 	return func() bool {
