@@ -456,7 +456,7 @@ func TestTLSURLNeverConnectsInTheClear(t *testing.T) {
 	said := make(chan string, 100)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer listener.Close() //nolint:errcheck // it ends the goroutine
+	defer listener.Close() // it ends the goroutine
 	go func() {
 		for {
 			conn, err := listener.Accept()
