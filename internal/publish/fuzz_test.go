@@ -19,11 +19,12 @@ func FuzzHeaders(f *testing.F) {
 	f.Add("Nats-Msg-Id", "mine", "nats-msg-id", "other", "")
 	f.Add("", "\r\n", "a:b", "\x00\xff", "x")
 	f.Add("Nats-Msg-Id", "", "Nats-TTL", "1s", "x")
+	f.Add("Nats-Msg-Id", " ", "A", "mine ", "x")
 	f.Fuzz(func(t *testing.T, name1, value1, name2, value2, data string) {
 		give := func() *nats.Msg {
 			return &nats.Msg{Subject: "a", Data: []byte(data), Header: nats.Header{name1: {value1}, name2: {value2, value1}}}
 		}
-		id := header(give().Header, "Nats-Msg-Id")
+		id := messageID(give().Header)
 		wants := func(got nats.Header) {
 			want := give().Header
 			if id == "" {
