@@ -263,7 +263,7 @@ func (c Config) validateServers() error {
 				"characters of a password percent-encoded, or the password in a field of its own", nil))
 			continue
 		}
-		if port, err := strconv.ParseUint(cmp.Or(u.Port(), "4222"), 10, 16); err != nil || port == 0 {
+		if port, err := strconv.ParseUint(cmp.Or(u.Port(), serverurl.DefaultPort), 10, 16); err != nil || port == 0 {
 			return invalid(field, serverurl.Redact(s), "has a port that does not exist; expected 1 to 65535", nil)
 		}
 		switch u.Scheme {

@@ -44,7 +44,7 @@ type dialer struct {
 // wantTLS reports whether a URL asks for TLS. nats.go then uses TLS for all servers, but
 // notes that in a copy of its options, which wire does not see.
 func wantTLS(opts *nats.Options) bool {
-	return slices.ContainsFunc(opts.Servers, func(server string) bool {
+	return slices.ContainsFunc(urlsOf(opts), func(server string) bool {
 		u := serverurl.Parse(server)
 		return u != nil && (u.Scheme == "tls" || u.Scheme == "wss")
 	})
@@ -102,23 +102,22 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 
 // webSocket reports whether the servers are reached by WebSocket. nats.go makes that
 // handshake, and its frames.
-func (d *dialer) webSocket() bool { return strings.HasPrefix(d.urls()[0], "ws") }
+func (d *dialer) webSocket() bool { return strings.HasPrefix(urlsOf(d.opts)[0], "ws") }
 
 // legible reports whether what a server sends by WebSocket can be read: it is neither
 // encrypted nor compressed. nats.go makes the TLS handshake of a WebSocket itself, and
 // cannot be kept from that (v1.55.0).
 func (d *dialer) legible() bool {
 	o := d.opts
-	encrypted := o.Secure || o.TLSConfig != nil || o.TLSCertCB != nil || o.RootCAsCB != nil ||
-		slices.ContainsFunc(d.urls(), func(url string) bool { return strings.HasPrefix(url, "wss") })
+	encrypted := o.Secure || wantTLS(o) || o.TLSConfig != nil || o.TLSCertCB != nil || o.RootCAsCB != nil
 	return !encrypted && !o.Compression
 }
 
-// urls are the servers' as they are configured, at least one.
-func (d *dialer) urls() []string {
-	urls := d.opts.Servers
+// urlsOf returns the servers' URLs as they are configured, at least one.
+func urlsOf(opts *nats.Options) []string {
+	urls := opts.Servers
 	if len(urls) == 0 {
-		urls = []string{d.opts.Url}
+		urls = []string{opts.Url}
 	}
 	trimmed := make([]string, len(urls))
 	for i, url := range urls {
@@ -126,8 +125,6 @@ func (d *dialer) urls() []string {
 	}
 	return trimmed
 }
-
-const defaultPort = "4222" // of a URL without one, for nats.go
 
 // serverName is the name that the certificate of the server at an address must have. It
 // is the server's host. nats.go also dials addresses that a server of its cluster has
@@ -143,7 +140,7 @@ func (d *dialer) serverName(address string) string {
 	}
 	configured := func(server string) bool {
 		u := serverurl.Parse(server)
-		return u != nil && u.Hostname() == host && cmp.Or(u.Port(), defaultPort) == port
+		return u != nil && u.Hostname() == host && cmp.Or(u.Port(), serverurl.DefaultPort) == port
 	}
 	if d.name != "" && !slices.ContainsFunc(d.opts.Servers, configured) {
 		return d.name

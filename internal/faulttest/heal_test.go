@@ -229,12 +229,7 @@ func TestDurableWhoseConsumerStopsWhileItIsRecreatedBeginsBehindItsFloor(t *test
 // its pause ends at another time. So it was taken for another instance's.
 func TestDurableWhoseMakerIsCutOffWhileItIsRecreatedBeginsBehindItsFloor(t *testing.T) {
 	t.Parallel()
-	nodes := nattytest.Cluster(t)
-	link := nattytest.Proxy(t, nodes.URLs()[0])
-	direct := testkit.ConnectTo(t, nodes.URLs()[1])
-	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, natty.WithNATSOptions(nats.IgnoreDiscoveredServers()))
-	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
-	require.NoError(t, err)
+	c, direct, link := inCluster(t)
 	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}},
 		func(context.Context, *nats.Msg) error { return nil })
 	testkit.Fill(t, direct, "s", 10)
@@ -257,12 +252,7 @@ func TestDurableWhoseMakerIsCutOffWhileItIsRecreatedBeginsBehindItsFloor(t *test
 // else's.
 func TestPauseOfTheInstanceThatRecreatesADurableIsNotReportedByOthers(t *testing.T) {
 	t.Parallel()
-	nodes := nattytest.Cluster(t)
-	link := nattytest.Proxy(t, nodes.URLs()[0])
-	direct := testkit.ConnectTo(t, nodes.URLs()[1])
-	c := testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, natty.WithNATSOptions(nats.IgnoreDiscoveredServers()))
-	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
-	require.NoError(t, err)
+	c, direct, link := inCluster(t)
 	report, errs := testkit.OnError()
 	var seen testkit.Tally
 	testkit.ProcessAtPace(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OnError: report},
@@ -294,6 +284,19 @@ func TestPauseOfTheInstanceThatRecreatesADurableIsNotReportedByOthers(t *testing
 	for len(errs) > 0 {
 		assert.NotContains(t, (<-errs).Error(), "paused")
 	}
+}
+
+// inCluster returns two Clients of a cluster with a stream S: c is behind a link, and knows
+// no other server.
+func inCluster(t *testing.T) (c, direct *natty.Client, link *nattytest.Link) {
+	t.Helper()
+	nodes := nattytest.Cluster(t)
+	link = nattytest.Proxy(t, nodes.URLs()[0])
+	direct = testkit.ConnectTo(t, nodes.URLs()[1])
+	c = testkit.Connect(t, natty.Config{Servers: []string{link.URL()}}, natty.WithNATSOptions(nats.IgnoreDiscoveredServers()))
+	_, err := direct.EnsureStream(testkit.Ctx(t), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+	require.NoError(t, err)
+	return c, direct, link
 }
 
 // recreated closes a channel when a durable of stream S is about to be made, and then was.

@@ -48,6 +48,17 @@ func (o *orderCheck) end(key string) {
 	o.running[key]--
 }
 
+// handler returns one that checks the order, and counts.
+func (o *orderCheck) handler(seen *testkit.Tally) natty.Handler {
+	return func(ctx context.Context, msg *nats.Msg) error {
+		d, _ := natty.DeliveryFrom(ctx)
+		o.begin(testkit.KeyOf(msg), d.Sequence)
+		defer o.end(testkit.KeyOf(msg))
+		seen.Add(msg)
+		return nil
+	}
+}
+
 func (o *orderCheck) check(t *testing.T) {
 	t.Helper()
 	o.mu.Lock()
@@ -140,13 +151,7 @@ func TestMessagesOfOneKeyKeepTheirOrderWhenALostConnectionStillGetsOne(t *testin
 	var order orderCheck
 	var seen testkit.Tally
 	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OrderBy: testkit.KeyOf, AckWait: time.Second},
-		func(ctx context.Context, msg *nats.Msg) error {
-			d, _ := natty.DeliveryFrom(ctx)
-			order.begin(testkit.KeyOf(msg), d.Sequence)
-			defer order.end(testkit.KeyOf(msg))
-			seen.Add(msg)
-			return nil
-		})
+		order.handler(&seen))
 	publishKeys(t, direct, 1, 1)
 	testkit.Eventually(t, func() bool { return seen.Distinct() == 1 }, "messages flow")
 	cons, err := s.Consumer(testkit.Ctx(t), "test_s")
@@ -187,13 +192,7 @@ func TestMessagesOfOneKeyKeepTheirOrderWithTheDurablesOwnBackoff(t *testing.T) {
 	var order orderCheck
 	var seen testkit.Tally
 	testkit.Process(t, c, natty.ConsumerConfig{Subjects: []string{"s"}, OrderBy: testkit.KeyOf},
-		func(ctx context.Context, msg *nats.Msg) error {
-			d, _ := natty.DeliveryFrom(ctx)
-			order.begin(testkit.KeyOf(msg), d.Sequence)
-			defer order.end(testkit.KeyOf(msg))
-			seen.Add(msg)
-			return nil
-		})
+		order.handler(&seen))
 	unacked := func(n int) func() bool {
 		return func() bool {
 			info, err := cons.Info(testkit.Ctx(t))

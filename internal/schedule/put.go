@@ -129,7 +129,8 @@ func (p *put) oldSequence() uint64 {
 func (p *put) isSame() bool {
 	want := p.s.holder(p.cfg)
 	for _, name := range []string{
-		jetstream.ScheduleHeader, jetstream.ScheduleTargetHeader, jetstream.ScheduleTimeZoneHeader, jetstream.ScheduleTTLHeader, jetstream.MsgTTLHeader,
+		jetstream.ScheduleHeader, jetstream.ScheduleTargetHeader, jetstream.ScheduleTimeZoneHeader,
+		jetstream.ScheduleTTLHeader, jetstream.MsgTTLHeader,
 	} {
 		if p.old.header.Get(name) != want.Header.Get(name) {
 			return false

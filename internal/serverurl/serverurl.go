@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// DefaultPort is that of a nats or tls URL without one.
+const DefaultPort = "4222"
+
 // Split splits a list at its commas. Some commas belong to a password that is not
 // percent-encoded: if a part without a scheme contains an @, it and the parts before
 // it, back to the last scheme, stay together. Parse refuses the result. Otherwise a
